@@ -1,0 +1,1 @@
+"""The `faceanon-engine` command line."""

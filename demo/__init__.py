@@ -1,0 +1,1 @@
+"""Synthetic faces, and the small bundle trained on them."""

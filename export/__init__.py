@@ -1,0 +1,1 @@
+"""Frozen networks to ONNX graphs and engines: offline, slow, careful."""

@@ -1,0 +1,1 @@
+"""Fused operations: one file an operation, its reference beside its fast form."""
