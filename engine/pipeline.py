@@ -1,0 +1,262 @@
+"""The method from images to images: the stages in their order, over batches. Source: FALCO, section 3."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.features import attribute_features, identity_embedding, to_uint8
+from faceanon_engine.engine.optimise import mix_codes, optimise, real_targets
+from faceanon_engine.engine.pairing import Metric, NearestNeighbours, Neighbours
+from faceanon_engine.engine.pool import Pool, PoolSpec, Progress, create_pool
+from faceanon_engine.engine.preset import Preset
+
+if TYPE_CHECKING:
+    from faceanon_engine.engine.bundle import Bundle
+
+Images = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class AnonymizedBatch:
+    """Results of N originals; images are uint8 [N, R, R, 3], scalars are float32 [N]."""
+
+    images: Images
+    codes: Floats
+    neighbour_id: npt.NDArray[np.int64]
+    neighbour_distance: npt.NDArray[np.float64]
+    identity_before: Floats
+    identity_after: Floats
+    attribute_before: Floats
+    attribute_after: Floats
+    finite: npt.NDArray[np.bool_]
+    """False where the optimisation left the range of numbers; such an image must not be used."""
+    steps: int
+    seconds: float
+    """Wall time of the batch divided by N."""
+    inversions: Images | None = None
+    neighbours: Images | None = None
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of that name, "auto" being the GPU where one works; raises UserError when it cannot be used."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device {name!r}: use auto, cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {name!r} is not supported: use auto, cpu or cuda")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(
+                f"device {name!r}: no usable NVIDIA GPU here, see 'faceanon-engine doctor'; use --device cpu"
+            )
+        if device.index is not None and device.index >= torch.cuda.device_count():
+            raise UserError(
+                f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs, counted from cuda:0"
+            )
+    return device
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be taken now on the device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+class Stages:
+    """The forward-only stages, each from images in [-1, 1] to arrays, with the networks they need."""
+
+    def __init__(self, bundle: Bundle, preset: Preset, device: str = "auto") -> None:
+        self.bundle = bundle
+        self.preset = preset
+        self.device = resolve_device(device)
+
+    @cached_property
+    def generator(self) -> Any:
+        return self.bundle.generator(device=self.device)
+
+    @cached_property
+    def inverter(self) -> Any:
+        return self.bundle.inverter(device=self.device)
+
+    @cached_property
+    def identity_encoder(self) -> Any:
+        return self.bundle.identity_encoder(device=self.device)
+
+    @cached_property
+    def attribute_encoder(self) -> Any:
+        return self.bundle.attribute_encoder(device=self.device)
+
+    @property
+    def resolution(self) -> int:
+        """Side of the generator's images in pixels, which is the side the originals are brought to."""
+        return int(self.generator.config.resolution)
+
+    def to_device(self, images: Floats | Tensor) -> Tensor:
+        """Images [N, 3, R, R] in [-1, 1] as a float32 tensor on the device; raises ValueError on another shape."""
+        tensor = torch.as_tensor(images, dtype=torch.float32)
+        expected = (3, self.resolution, self.resolution)
+        if tensor.ndim != 4 or tuple(tensor.shape[1:]) != expected:
+            raise ValueError(
+                f"images have shape {tuple(tensor.shape)}, expected [N, {', '.join(map(str, expected))}]"
+            )
+        return tensor.to(self.device)
+
+    @torch.no_grad()
+    def embed_attributes(self, images: Floats | Tensor) -> Floats:
+        """Attribute embeddings float32 [N, E] that originals are paired by."""
+        found = attribute_features(self.attribute_encoder, self.to_device(images), self.preset.pairing_real)
+        return found.embedding.float().cpu().numpy()
+
+    @torch.no_grad()
+    def embed_identity(self, images: Floats | Tensor) -> Floats:
+        """Identity embeddings float32 [N, D] of unit length."""
+        found = identity_embedding(self.identity_encoder, self.to_device(images), self.preset.identity_real)
+        return found.float().cpu().numpy()
+
+    @torch.no_grad()
+    def invert(self, images: Floats | Tensor) -> Floats:
+        """Codes w+ float32 [N, rows, w_dim] that the generator redraws the images from."""
+        return self.inverter(self.to_device(images)).float().cpu().numpy()
+
+    @torch.no_grad()
+    def synthesise(self, codes: Floats | Tensor) -> Images:
+        """Pictures uint8 [N, R, R, 3] of codes w+ [N, rows, w_dim]."""
+        w_plus = torch.as_tensor(codes, dtype=torch.float32).to(self.device)
+        return to_uint8(self.generator.synthesis(w_plus), self.preset.output_scaling).cpu().numpy()
+
+    def pool(
+        self, spec: PoolSpec, *, progress: Progress | None = None, batch_size: int | None = None
+    ) -> Pool:
+        """The pool of that specification with the features the preset pairs by, made where it is missing."""
+        if spec.bundle != self.bundle.digest:
+            raise ValueError("the pool's specification names another bundle")
+        return create_pool(
+            spec,
+            self.generator,
+            self.attribute_encoder,
+            self.preset.pairing_generated,
+            batch_size=batch_size or self.choose_batch_size(limit=64),
+            progress=progress,
+        )
+
+    def choose_batch_size(self, limit: int = 64) -> int:
+        """How many images fit at once: at most half of the free memory, at most `limit`."""
+        each = self.bytes_per_image()
+        return int(max(1, min(limit, free_memory(self.device) * 0.5 // each)))
+
+    def bytes_per_image(self) -> int:
+        """Estimate of what one image's optimisation step holds at its peak, in bytes.
+
+        Per resolution two convolutions keep about six activations each for the backward pass (measured, see
+        benchmarks/optimise_step.py); the encoders add a fixed share of the same order at their own input sizes.
+        """
+        config = self.generator.config
+        side, total = 4, 0
+        while side <= config.resolution:
+            total += 12 * config.channels(side) * side * side * 4
+            side *= 2
+        return total + 64 * 2**20
+
+
+class Anonymizer(Stages):
+    """Turns batches of originals into batches of other people with the same attributes."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        preset: Preset,
+        pool: Pool,
+        margin: float = 0.0,
+        steps: int | None = None,
+        device: str = "auto",
+        metric: Metric = "euclidean",
+    ) -> None:
+        """Prepare to anonymize; raises UserError when the pool belongs to another bundle or a value is out of range."""
+        if pool.spec.bundle != bundle.digest:
+            raise UserError(
+                f"pool {pool.path} was made by another bundle than {bundle.name!r}: make one with 'pool create'"
+            )
+        super().__init__(bundle, checked_settings(preset, margin, steps), device)
+        self.margin = margin
+        self.pool_used = pool
+        self._index = NearestNeighbours(pool.embedding(preset.pairing_generated), metric)
+
+    def pair(self, embeddings: Floats) -> Neighbours:
+        """Nearest fake of each attribute embedding [N, E]."""
+        return self._index.search(embeddings)
+
+    def anonymize(
+        self,
+        images: Floats | Tensor,
+        *,
+        include_intermediates: bool = False,
+        on_step: Callable[[int], None] | None = None,
+    ) -> AnonymizedBatch:
+        """Anonymize originals [N, 3, R, R] in [-1, 1]; R is the generator's resolution.
+
+        `include_intermediates` adds the pictures of the inversion and of the paired fake.
+        """
+        started = time.monotonic()
+        originals = self.to_device(images)
+        neighbours = self.pair(self.embed_attributes(originals))
+        w_plus_real = torch.from_numpy(self.invert(originals)).to(self.device)
+        fake = torch.from_numpy(np.array(self.pool_used.w[neighbours.ids[:, 0]], np.float32)).to(self.device)
+        w_plus_fake = self.generator.broadcast(fake)
+        targets = real_targets(self.identity_encoder, self.attribute_encoder, originals, self.preset)
+        result = optimise(
+            self.generator,
+            self.identity_encoder,
+            self.attribute_encoder,
+            mix_codes(w_plus_real, w_plus_fake, self.preset),
+            targets,
+            self.preset,
+            margin=self.margin,
+            on_step=on_step,
+        )
+        count = len(originals)
+        finite = torch.isfinite(result.images).all(dim=(1, 2, 3)) & torch.isfinite(result.w_plus).all(
+            dim=(1, 2)
+        )
+        seconds = (time.monotonic() - started) / max(count, 1)
+        return AnonymizedBatch(
+            images=to_uint8(result.images, self.preset.output_scaling).cpu().numpy(),
+            codes=result.w_plus.float().cpu().numpy(),
+            neighbour_id=neighbours.ids[:, 0],
+            neighbour_distance=neighbours.distances[:, 0],
+            identity_before=result.before.cosine.float().cpu().numpy(),
+            identity_after=result.after.cosine.float().cpu().numpy(),
+            attribute_before=result.before.attribute.float().cpu().numpy(),
+            attribute_after=result.after.attribute.float().cpu().numpy(),
+            finite=finite.cpu().numpy(),
+            steps=self.preset.steps,
+            seconds=seconds,
+            inversions=self.synthesise(w_plus_real) if include_intermediates else None,
+            neighbours=self.synthesise(w_plus_fake) if include_intermediates else None,
+        )
+
+
+def checked_settings(preset: Preset, margin: float, steps: int | None) -> Preset:
+    """The preset with that number of steps; raises UserError for a margin or a number out of range."""
+    if not 0 <= margin <= 1:
+        raise UserError(f"margin {margin} is outside 0 to 1: 0 asks for unrelated identities, 1 for the same")
+    if steps is not None and steps < 0:
+        raise UserError(f"steps {steps} is negative: 50 is usual")
+    return preset if steps is None else replace(preset, steps=steps)

@@ -1,0 +1,303 @@
+"""The pool of generated faces that originals are paired with: codes and features in arrays, no file per face.
+
+A pool is a directory: `pool.json`, `w.npy` float32 [M, w_dim] (truncated codes, repeated to w+ when used) and
+`embedding-RECIPE.npy` float32 [M, E] (attribute embeddings, one file for each pixel recipe that was asked for).
+Arrays are memory-mapped; a face is drawn again from its code when somebody wants to see it. Face i depends on the
+bundle, the truncation, the seed and i alone, so pools of different sizes share their beginning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.preset import PixelRecipe
+
+if TYPE_CHECKING:
+    from faceanon_engine.engine.networks.stylegan2 import Generator
+    from faceanon_engine.engine.networks.vit import AttributeEncoder
+
+FORMAT = 1
+DEFAULT_TRUNCATION = 0.7
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class PoolSpec:
+    """What determines a pool's content: bundle digest, number of faces, truncation psi, seed."""
+
+    bundle: str
+    size: int
+    truncation_psi: float = DEFAULT_TRUNCATION
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise UserError(f"a pool of {self.size} faces cannot be made: give a size of at least 1")
+        if not 0 < self.truncation_psi <= 1:
+            raise UserError(f"truncation {self.truncation_psi} is outside (0, 1]: 0.7 is usual")
+        if self.seed < 0:
+            raise UserError(f"seed {self.seed} is negative: give 0 or more")
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the specification, which is all that the content depends on."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def directory_name(self) -> str:
+        """Where the pool lies below the pools' root."""
+        return f"{self.bundle[:16]}/psi{self.truncation_psi:g}-seed{self.seed}-n{self.size}"
+
+
+def pools_root() -> Path:
+    """$FACEANON_HOME/pools when that is set, otherwise the user's cache directory."""
+    home = os.environ.get("FACEANON_HOME")
+    if home:
+        return Path(home) / "pools"
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("faceanon-engine")) / "pools"
+
+
+def sample_z(seed: int, first: int, count: int, z_dim: int) -> npt.NDArray[np.float32]:
+    """Standard normal codes float32 [count, z_dim] of faces first..first+count-1; each depends on its number alone."""
+    rows = [
+        np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64))).standard_normal(z_dim)
+        for index in range(first, first + count)
+    ]
+    return np.asarray(rows, np.float32).reshape(count, z_dim)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8") as stream:
+        json.dump(content, stream, indent=1, sort_keys=True)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+class Pool:
+    """An opened pool; see the module's description for the arrays."""
+
+    def __init__(self, path: Path, spec: PoolSpec) -> None:
+        self.path = path
+        self.spec = spec
+        try:
+            self.w: npt.NDArray[np.float32] = np.load(path / "w.npy", mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"pool {path}: w.npy cannot be read ({error}): delete the folder, it is made again"
+            ) from None
+        if self.w.ndim != 2 or len(self.w) != spec.size:
+            raise UserError(
+                f"pool {path}: w.npy has shape {self.w.shape}, expected {spec.size} rows: delete the folder"
+            )
+
+    @classmethod
+    def open(cls, path: Path) -> Pool:
+        """Open a pool's directory; raises UserError when it is missing, unfinished or damaged."""
+        try:
+            content = json.loads((path / "pool.json").read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise UserError(
+                    f"pool {path} has format {content['format']}, this version reads {FORMAT}: make it again"
+                )
+            return cls(path, PoolSpec(**content["spec"]))
+        except FileNotFoundError:
+            raise UserError(
+                f"no finished pool at {path}: make one with 'faceanon-engine pool create'"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"pool {path}: pool.json cannot be read ({error}): delete the folder") from None
+
+    @property
+    def size(self) -> int:
+        """Number of faces."""
+        return self.spec.size
+
+    @property
+    def digest(self) -> str:
+        """Digest of the specification."""
+        return self.spec.digest
+
+    def embedding(self, recipe: PixelRecipe) -> npt.NDArray[np.float32]:
+        """Attribute embeddings float32 [M, E], memory-mapped; raises UserError when that recipe was not computed."""
+        path = self.path / f"embedding-{recipe.tag}.npy"
+        try:
+            found: npt.NDArray[np.float32] = np.load(path, mmap_mode="r")
+        except FileNotFoundError:
+            raise UserError(
+                f"pool {self.path} has no features for this preset: make them with 'pool create'"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}): delete it, it is made again") from None
+        if found.ndim != 2 or len(found) != self.size:
+            raise UserError(
+                f"{path} has shape {found.shape}, expected {self.size} rows: delete it, it is made again"
+            )
+        return found
+
+    def has_embedding(self, recipe: PixelRecipe) -> bool:
+        """Whether features for that recipe are there."""
+        return (self.path / f"embedding-{recipe.tag}.npy").is_file()
+
+
+class _Resumable:
+    """An array file that is filled from the front and takes its final name when full."""
+
+    def __init__(self, path: Path, rows: int, columns: int) -> None:
+        self._path = path
+        self._partial = path.with_name(path.name + ".partial")
+        self._counter = path.with_name(path.name + ".progress")
+        self.done = 0
+        if self._partial.exists() and self._counter.exists():
+            try:
+                self.array = np.load(self._partial, mmap_mode="r+")
+                if self.array.shape == (rows, columns) and self.array.dtype == np.float32:
+                    self.done = min(rows, int(self._counter.read_text()))
+                    return
+            except (OSError, ValueError):
+                pass  # a damaged beginning is of no use: start again
+        self.array = np.lib.format.open_memmap(
+            self._partial, mode="w+", dtype=np.float32, shape=(rows, columns)
+        )
+
+    def put(self, first: int, values: npt.NDArray[np.float32]) -> None:
+        self.array[first : first + len(values)] = values
+        self.array.flush()
+        temporary = self._counter.with_name(self._counter.name + ".tmp")
+        temporary.write_text(str(first + len(values)))
+        os.replace(temporary, self._counter)
+
+    def finish(self) -> None:
+        self.array.flush()
+        os.replace(self._partial, self._path)
+        self._counter.unlink(missing_ok=True)
+
+
+def create_pool(
+    spec: PoolSpec,
+    generator: Generator,
+    attribute_encoder: AttributeEncoder,
+    recipe: PixelRecipe,
+    *,
+    root: Path | None = None,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> Pool:
+    """Make the pool, or what is missing of it, and open it.
+
+    An interrupted creation goes on where it stopped; two processes that want the same pool do the work once.
+    `progress(done, total)` counts faces. Raises UserError when the folder cannot be written.
+    """
+    import torch
+    from filelock import FileLock
+
+    from faceanon_engine.engine.features import attribute_features
+
+    path = (root or pools_root()) / spec.directory_name
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(path) + ".lock"):
+            if not (path / "pool.json").exists():
+                codes = _Resumable(path / "w.npy", spec.size, generator.config.w_dim)
+                with torch.no_grad():
+                    for first in range(codes.done, spec.size, 1024):
+                        count = min(1024, spec.size - first)
+                        z = torch.from_numpy(sample_z(spec.seed, first, count, generator.config.z_dim))
+                        w = generator.truncate(
+                            generator.mapping(z.to(generator.w_avg.device)), spec.truncation_psi
+                        )
+                        codes.put(first, w.float().cpu().numpy())
+                codes.finish()
+                _write_json(path / "pool.json", {"format": FORMAT, "spec": asdict(spec)})
+            pool = Pool.open(path)
+            if not pool.has_embedding(recipe):
+                features: _Resumable | None = None
+                with torch.no_grad():
+                    first = 0
+                    while first < spec.size:
+                        image = synthesise(generator, pool.w[first : first + batch_size])
+                        values = (
+                            attribute_features(attribute_encoder, image, recipe)
+                            .embedding.float()
+                            .cpu()
+                            .numpy()
+                        )
+                        if features is None:
+                            features = _Resumable(
+                                path / f"embedding-{recipe.tag}.npy", spec.size, values.shape[1]
+                            )
+                            if features.done:
+                                first = features.done
+                                continue
+                        features.put(first, values)
+                        first += len(values)
+                        if progress is not None:
+                            progress(first, spec.size)
+                assert features is not None
+                features.finish()
+    except OSError as error:
+        raise UserError(
+            f"the pool at {path} cannot be written ({error.strerror or error}): free space there or set FACEANON_HOME"
+        ) from None
+    return pool
+
+
+def synthesise(generator: Generator, w: npt.NDArray[np.floating[Any]]) -> Any:
+    """Images [N, 3, R, R] of single codes [N, w_dim], each repeated to all rows; no gradients."""
+    import torch
+
+    with torch.no_grad():
+        codes = torch.from_numpy(np.array(w, np.float32)).to(generator.w_avg.device)
+        return generator.synthesis(generator.broadcast(codes))
+
+
+def list_pools(root: Path | None = None) -> list[Pool]:
+    """All finished pools below the root, sorted by path; damaged ones are left out."""
+    pools = []
+    for file in sorted((root or pools_root()).glob("*/*/pool.json")):
+        try:
+            pools.append(Pool.open(file.parent))
+        except UserError:
+            continue
+    return pools
+
+
+def automatic_size(inputs: int) -> int:
+    """Pool size for a number of originals: at least twice as many fakes, 1,024 to 60,000, a power of two below."""
+    size = 1024
+    while size < 2 * inputs and size < 60_000:
+        size *= 2
+    return min(size, 60_000)
+
+
+def choose_spec(
+    bundle: str,
+    size: int | None,
+    truncation_psi: float,
+    seed: int,
+    *,
+    inputs: int,
+    root: Path | None = None,
+) -> PoolSpec:
+    """The pool a job uses: the size asked for, else the largest that exists for these settings, else an automatic one."""
+    if size is None:
+        existing = [
+            pool.size
+            for pool in list_pools(root)
+            if (pool.spec.bundle, pool.spec.truncation_psi, pool.spec.seed) == (bundle, truncation_psi, seed)
+        ]
+        size = max(existing, default=automatic_size(inputs))
+    return PoolSpec(bundle, size, truncation_psi, seed)
