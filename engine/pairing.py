@@ -36,9 +36,7 @@ class NearestNeighbours:
         if metric not in get_args(Metric):
             raise UserError(f"unknown metric {metric!r}: use one of {', '.join(get_args(Metric))}")
         if features.ndim != 2 or not len(features):
-            raise UserError(
-                f"the pool's features have shape {features.shape}: expected at least one row [M, D]"
-            )
+            raise UserError(f"the pool's features have shape {features.shape}: expected at least one row [M, D]")
         self.metric: Metric = metric
         self._features = features
         rows = self._prepared(features)

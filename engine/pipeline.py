@@ -64,9 +64,7 @@ def resolve_device(name: str) -> torch.device:
                 f"device {name!r}: no usable NVIDIA GPU here, see 'faceanon-engine doctor'; use --device cpu"
             )
         if device.index is not None and device.index >= torch.cuda.device_count():
-            raise UserError(
-                f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs, counted from cuda:0"
-            )
+            raise UserError(f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs, counted from cuda:0")
     return device
 
 
@@ -113,9 +111,7 @@ class Stages:
         tensor = torch.as_tensor(images, dtype=torch.float32)
         expected = (3, self.resolution, self.resolution)
         if tensor.ndim != 4 or tuple(tensor.shape[1:]) != expected:
-            raise ValueError(
-                f"images have shape {tuple(tensor.shape)}, expected [N, {', '.join(map(str, expected))}]"
-            )
+            raise ValueError(f"images have shape {tuple(tensor.shape)}, expected [N, {', '.join(map(str, expected))}]")
         return tensor.to(self.device)
 
     @torch.no_grad()
@@ -141,9 +137,7 @@ class Stages:
         w_plus = torch.as_tensor(codes, dtype=torch.float32).to(self.device)
         return to_uint8(self.generator.synthesis(w_plus), self.preset.output_scaling).cpu().numpy()
 
-    def pool(
-        self, spec: PoolSpec, *, progress: Progress | None = None, batch_size: int | None = None
-    ) -> Pool:
+    def pool(self, spec: PoolSpec, *, progress: Progress | None = None, batch_size: int | None = None) -> Pool:
         """The pool of that specification with the features the preset pairs by, made where it is missing."""
         if spec.bundle != self.bundle.digest:
             raise ValueError("the pool's specification names another bundle")
@@ -232,9 +226,7 @@ class Anonymizer(Stages):
             on_step=on_step,
         )
         count = len(originals)
-        finite = torch.isfinite(result.images).all(dim=(1, 2, 3)) & torch.isfinite(result.w_plus).all(
-            dim=(1, 2)
-        )
+        finite = torch.isfinite(result.images).all(dim=(1, 2, 3)) & torch.isfinite(result.w_plus).all(dim=(1, 2))
         seconds = (time.monotonic() - started) / max(count, 1)
         return AnonymizedBatch(
             images=to_uint8(result.images, self.preset.output_scaling).cpu().numpy(),

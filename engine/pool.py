@@ -115,9 +115,7 @@ class Pool:
                 )
             return cls(path, PoolSpec(**content["spec"]))
         except FileNotFoundError:
-            raise UserError(
-                f"no finished pool at {path}: make one with 'faceanon-engine pool create'"
-            ) from None
+            raise UserError(f"no finished pool at {path}: make one with 'faceanon-engine pool create'") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"pool {path}: pool.json cannot be read ({error}): delete the folder") from None
 
@@ -137,15 +135,11 @@ class Pool:
         try:
             found: npt.NDArray[np.float32] = np.load(path, mmap_mode="r")
         except FileNotFoundError:
-            raise UserError(
-                f"pool {self.path} has no features for this preset: make them with 'pool create'"
-            ) from None
+            raise UserError(f"pool {self.path} has no features for this preset: make them with 'pool create'") from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}): delete it, it is made again") from None
         if found.ndim != 2 or len(found) != self.size:
-            raise UserError(
-                f"{path} has shape {found.shape}, expected {self.size} rows: delete it, it is made again"
-            )
+            raise UserError(f"{path} has shape {found.shape}, expected {self.size} rows: delete it, it is made again")
         return found
 
     def has_embedding(self, recipe: PixelRecipe) -> bool:
@@ -169,9 +163,7 @@ class _Resumable:
                     return
             except (OSError, ValueError):
                 pass  # a damaged beginning is of no use: start again
-        self.array = np.lib.format.open_memmap(
-            self._partial, mode="w+", dtype=np.float32, shape=(rows, columns)
-        )
+        self.array = np.lib.format.open_memmap(self._partial, mode="w+", dtype=np.float32, shape=(rows, columns))
 
     def put(self, first: int, values: npt.NDArray[np.float32]) -> None:
         self.array[first : first + len(values)] = values
@@ -216,9 +208,7 @@ def create_pool(
                     for first in range(codes.done, spec.size, 1024):
                         count = min(1024, spec.size - first)
                         z = torch.from_numpy(sample_z(spec.seed, first, count, generator.config.z_dim))
-                        w = generator.truncate(
-                            generator.mapping(z.to(generator.w_avg.device)), spec.truncation_psi
-                        )
+                        w = generator.truncate(generator.mapping(z.to(generator.w_avg.device)), spec.truncation_psi)
                         codes.put(first, w.float().cpu().numpy())
                 codes.finish()
                 _write_json(path / "pool.json", {"format": FORMAT, "spec": asdict(spec)})
@@ -229,16 +219,9 @@ def create_pool(
                     first = 0
                     while first < spec.size:
                         image = synthesise(generator, pool.w[first : first + batch_size])
-                        values = (
-                            attribute_features(attribute_encoder, image, recipe)
-                            .embedding.float()
-                            .cpu()
-                            .numpy()
-                        )
+                        values = attribute_features(attribute_encoder, image, recipe).embedding.float().cpu().numpy()
                         if features is None:
-                            features = _Resumable(
-                                path / f"embedding-{recipe.tag}.npy", spec.size, values.shape[1]
-                            )
+                            features = _Resumable(path / f"embedding-{recipe.tag}.npy", spec.size, values.shape[1])
                             if features.done:
                                 first = features.done
                                 continue
