@@ -275,7 +275,7 @@ def choose_spec(
     inputs: int,
     root: Path | None = None,
 ) -> PoolSpec:
-    """The pool a job uses: the size asked for, else the largest that exists for these settings, else an automatic one."""
+    """The pool a job uses: the size asked for, else the largest there is for these settings, else an automatic one."""
     if size is None:
         existing = [
             pool.size
