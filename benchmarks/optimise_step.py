@@ -1,0 +1,184 @@
+"""How long one optimisation step takes at 1024 px, and how much memory it holds, against the plain loop.
+
+    python benchmarks/optimise_step.py --golden tests/golden --output benchmarks/results/optimise_step-cpu.json
+
+Both sides run the same FFHQ-shaped networks on the same stand-in weights (times do not depend on the values), in one
+run; each case is a process of its own, so that its peak memory is its own. Cases alternate, so that a change of the
+machine's pace falls on both. The plain loop takes one image at a time whatever the batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+from machine import describe  # noqa: E402
+
+
+def load(golden: Path) -> dict[str, Any]:
+    """Stand-in checkpoints imported as the product imports them, and rosinality's state dict for the plain loop."""
+    import tempfile
+
+    import torch
+
+    from faceanon_engine.engine.checkpoints import read_checkpoint
+    from faceanon_engine.engine.networks import build
+
+    sys.path.insert(0, str(golden))
+    from weights import make_state_dict  # type: ignore[import-not-found]
+
+    found: dict[str, Any] = {}
+    for role, manifest, wrap in (
+        ("generator", "stylegan2-rosinality-1024", lambda state: {"g_ema": state}),
+        ("identity_encoder", "arcface-irse50-112", lambda state: state),
+        ("attribute_encoder", "farl-vit-b16", lambda state: {"state_dict": state}),
+    ):
+        rows = json.loads((golden / "manifests" / f"{manifest}.json").read_text())
+        state = {key: torch.from_numpy(value) for key, value in make_state_dict(rows).items()}
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "checkpoint"
+            torch.save(wrap(state), file)
+            (imported,) = read_checkpoint(file)
+        module = build(role, imported.config)
+        module.load_state_dict(imported.state_dict)
+        found[role] = module.eval()
+        if role == "generator":
+            found["rosinality"] = state
+    return found
+
+
+def time_engine(golden: Path, batch: int, steps: int) -> list[float]:
+    import torch
+
+    from faceanon_engine.engine.optimise import optimise, real_targets
+    from faceanon_engine.engine.preset import PRESETS
+
+    networks = load(golden)
+    networks.pop("rosinality")
+    for network in networks.values():
+        network.requires_grad_(False)
+    names = ("generator", "identity_encoder", "attribute_encoder")
+    generator, identity, attribute = (networks[name] for name in names)
+    generator = getattr(generator, "freeze", lambda: generator)() or generator
+    torch.manual_seed(0)
+    real = torch.rand(batch, 3, 1024, 1024) * 2 - 1
+    w_plus = torch.randn(batch, 18, 512) * 0.7
+    targets = real_targets(identity, attribute, real, PRESETS["falco"])
+    del real
+    moments = [time.perf_counter()]
+    optimise(
+        generator,
+        identity,
+        attribute,
+        w_plus,
+        targets,
+        PRESETS["falco"],
+        steps=steps,
+        on_step=lambda _: moments.append(time.perf_counter()),
+    )
+    return [after - before for before, after in itertools.pairwise(moments)]
+
+
+def time_plain(golden: Path, steps: int) -> list[float]:
+    import torch
+    from plain_loop import PlainGenerator, plain_step
+
+    networks = load(golden)
+    generator = PlainGenerator(networks["rosinality"])
+    identity, attribute = networks["identity_encoder"], networks["attribute_encoder"]
+    for network in (identity, attribute):
+        network.requires_grad_(True)
+    torch.manual_seed(0)
+    real = torch.rand(1, 3, 1024, 1024) * 2 - 1
+    w_plus = torch.randn(1, 18, 512) * 0.7
+    rows = w_plus[:, 3:8].clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([rows], lr=0.01)
+
+    def tokens(image: Any) -> Any:
+        return attribute.encode(attribute.preprocess(image)).tokens
+
+    times = []
+    for _ in range(steps):
+        started = time.perf_counter()
+        plain_step(generator, identity, tokens, real, w_plus, rows, optimiser)
+        times.append(time.perf_counter() - started)
+    return times
+
+
+def run_case(golden: Path, case: str, steps: int) -> dict[str, Any]:
+    """Time a case in a process of its own; the first step is warm-up and left out."""
+    command = [sys.executable, __file__, "--case", case, "--steps", str(steps), "--golden", str(golden)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--golden", type=Path, default=HERE.parent / "tests" / "golden")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--steps", type=int, default=3, help="timed steps of a case in a round")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+
+    if arguments.case:
+        if arguments.case == "plain":
+            times = time_plain(arguments.golden, arguments.steps + 1)
+        else:
+            times = time_engine(arguments.golden, int(arguments.case), arguments.steps + 1)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps({"seconds": times[1:], "peak_bytes": peak}))
+        return
+
+    cases: dict[str, dict[str, Any]] = {}
+    for _ in range(arguments.rounds):
+        for case in ("plain", "1", "4"):
+            found = run_case(arguments.golden, case, arguments.steps)
+            kept = cases.setdefault(case, {"seconds": [], "peak_bytes": 0})
+            kept["seconds"] += found["seconds"]
+            kept["peak_bytes"] = max(kept["peak_bytes"], found["peak_bytes"])
+            print(f"{case:>6}: {statistics.median(found['seconds']):.2f} s a step", file=sys.stderr)
+    plain = statistics.median(cases["plain"]["seconds"])
+    rows = []
+    for case, kept in cases.items():
+        batch = 1 if case == "plain" else int(case)
+        median = statistics.median(kept["seconds"])
+        rows.append(
+            {
+                "loop": "plain" if case == "plain" else "engine",
+                "batch": batch,
+                "seconds_per_step": kept["seconds"],
+                "median_seconds_per_step": median,
+                "median_seconds_per_image_step": median / batch,
+                "ratio_to_plain": plain / (median / batch),
+                "peak_memory_gb": kept["peak_bytes"] / 1e9,
+            }
+        )
+    result = {
+        "question": "seconds and memory of one optimisation step at 1024 px against the plain one-image loop",
+        "resolution": 1024,
+        "machine": describe(),
+        "cases": rows,
+    }
+    for row in rows:
+        print(
+            f"{row['loop']:>6} batch {row['batch']}: {row['median_seconds_per_image_step']:6.2f} s an image and step, "
+            f"{row['ratio_to_plain']:.2f}x, peak {row['peak_memory_gb']:.1f} GB"
+        )
+    if arguments.output:
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
