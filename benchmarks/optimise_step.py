@@ -45,7 +45,7 @@ def load(golden: Path) -> dict[str, Any]:
         ("attribute_encoder", "farl-vit-b16", lambda state: {"state_dict": state}),
     ):
         rows = json.loads((golden / "manifests" / f"{manifest}.json").read_text())
-        state = {key: torch.from_numpy(value) for key, value in make_state_dict(rows).items()}
+        state = {key: torch.as_tensor(value) for key, value in make_state_dict(rows).items()}
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "checkpoint"
             torch.save(wrap(state), file)

@@ -1,0 +1,238 @@
+"""StyleGAN2: mapping, truncation, and synthesis from w+ with fixed noise.
+
+Source: StyleGAN2 (Karras, Laine, Aittala, Hellsten, Lehtinen, Aila, CVPR 2020), skip architecture.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from faceanon_engine.kernels.fir import upsample
+from faceanon_engine.kernels.modulated_conv import epilogue, modulated_conv, weight_energy
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Shape of a generator; the defaults are the 1024 px FFHQ network (config F).
+
+    resolution: side in pixels, a power of two of at least 8. z_dim, w_dim: widths of the codes.
+    channel_base, channel_max: a layer at side r has min(channel_base // r, channel_max) channels.
+    mapping_layers: fully connected layers from z to w; their learning rate is multiplied by mapping_lr_multiplier.
+    """
+
+    resolution: int = 1024
+    z_dim: int = 512
+    w_dim: int = 512
+    channel_base: int = 32768
+    channel_max: int = 512
+    mapping_layers: int = 8
+    mapping_lr_multiplier: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.resolution < 8 or self.resolution & (self.resolution - 1):
+            raise ValueError(f"resolution {self.resolution} is not a power of two of at least 8")
+
+    @property
+    def blocks(self) -> int:
+        """Number of resolutions from 4 px on."""
+        return int(math.log2(self.resolution)) - 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of a w+ code: one a convolution, and one for the last toRGB."""
+        return 2 * self.blocks
+
+    def channels(self, resolution: int) -> int:
+        """Channels of the layers at that side."""
+        return min(self.channel_base // resolution, self.channel_max)
+
+
+class EqualizedLinear(nn.Module):
+    """Linear layer whose weight is stored with unit variance and scaled when used (equalised learning rate)."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: float = 0.0, lr_multiplier: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full([outputs], float(bias) / lr_multiplier))
+        self.weight_gain = lr_multiplier / math.sqrt(inputs)
+        self.bias_gain = lr_multiplier
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
+
+
+class Mapping(nn.Module):
+    """z [N, z_dim] -> w [N, w_dim]: normalised to unit mean square, then fully connected layers."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        widths = [config.z_dim] + [config.w_dim] * config.mapping_layers
+        self.layers = nn.ModuleList(
+            EqualizedLinear(a, b, lr_multiplier=config.mapping_lr_multiplier)
+            for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.2) * math.sqrt(2)
+        return x
+
+
+class ModulatedConv(nn.Module):
+    """A modulated convolution's weight and its style, with the constants of a frozen weight kept."""
+
+    energy: Tensor | None
+    folded: Tensor | None
+
+    def __init__(self, cin: int, cout: int, w_dim: int, *, kernel: int, demodulate: bool, up: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(cout, cin, kernel, kernel))
+        self.affine = EqualizedLinear(w_dim, cin, bias=1.0)
+        self.gain = 1 / math.sqrt(cin * kernel * kernel)
+        self.demodulate = demodulate
+        self.up = up
+        self.register_buffer("energy", None, persistent=False)
+        self.register_buffer("folded", None, persistent=False)
+
+    def freeze(self) -> None:
+        """Compute the scaled weight and its demodulation constant once."""
+        with torch.no_grad():
+            self.folded = self.weight * self.gain
+            self.energy = weight_energy(self.folded) if self.demodulate else None
+
+    def thaw(self) -> None:
+        """Forget the constants, so that training sees its own weight."""
+        self.folded = self.energy = None
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        weight = self.weight * self.gain if self.folded is None else self.folded
+        return modulated_conv(
+            x, weight, self.affine(w), energy=self.energy, demodulate=self.demodulate, up=self.up
+        )
+
+
+class StyledLayer(nn.Module):
+    """Modulated 3x3 convolution, fixed noise, bias and activation."""
+
+    noise: Tensor
+
+    def __init__(self, cin: int, cout: int, w_dim: int, resolution: int, *, up: bool) -> None:
+        super().__init__()
+        self.conv = ModulatedConv(cin, cout, w_dim, kernel=3, demodulate=True, up=up)
+        self.bias = nn.Parameter(torch.zeros(cout))
+        self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.register_buffer("noise", torch.randn(1, 1, resolution, resolution))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        return epilogue(self.conv(x, w), self.noise * self.noise_strength, self.bias)
+
+
+class ToRGB(nn.Module):
+    """Modulated 1x1 convolution to three channels, added to the enlarged image so far."""
+
+    def __init__(self, cin: int, w_dim: int) -> None:
+        super().__init__()
+        self.conv = ModulatedConv(cin, 3, w_dim, kernel=1, demodulate=False, up=False)
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: Tensor, w: Tensor, image: Tensor | None) -> Tensor:
+        rgb = self.conv(x, w) + self.bias[:, None, None]
+        return rgb if image is None else rgb + upsample(image)
+
+
+class SynthesisPrefix(NamedTuple):
+    """What depends on the rows below `first_row` alone: features [N, C, h, h], image so far [N, 3, h', h'] or None."""
+
+    first_row: int
+    features: Tensor
+    image: Tensor | None
+
+
+class Generator(nn.Module):
+    """StyleGAN2; images are RGB [N, 3, R, R], nominally in [-1, 1]."""
+
+    w_avg: Tensor
+
+    def __init__(self, config: GeneratorConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or GeneratorConfig()
+        self.mapping = Mapping(config)
+        self.register_buffer("w_avg", torch.zeros(config.w_dim))
+        self.const = nn.Parameter(torch.randn(1, config.channels(4), 4, 4))
+        layers, to_rgbs = [], []
+        for block in range(config.blocks):
+            side = 4 * 2**block
+            cin, cout = config.channels(max(side // 2, 4)), config.channels(side)
+            if block:
+                layers.append(StyledLayer(cin, cout, config.w_dim, side, up=True))
+            layers.append(StyledLayer(cout, cout, config.w_dim, side, up=False))
+            to_rgbs.append(ToRGB(cout, config.w_dim))
+        self.layers = nn.ModuleList(layers)  # layer i reads row i
+        self.to_rgbs = nn.ModuleList(to_rgbs)  # that of block b reads row 2 b + 1
+
+    def freeze(self) -> Generator:
+        """For inference: no gradients to weights, constants computed once; returns self."""
+        self.eval().requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, ModulatedConv):
+                module.freeze()
+        return self
+
+    def train(self, mode: bool = True) -> Generator:
+        """Training forgets the constants of `freeze`; its weights still need `requires_grad_`."""
+        if mode:
+            for module in self.modules():
+                if isinstance(module, ModulatedConv):
+                    module.thaw()
+        super().train(mode)
+        return self
+
+    def truncate(self, w: Tensor, psi: float) -> Tensor:
+        """Codes w [..., w_dim] moved towards the average: psi 1 leaves them, 0 gives the average."""
+        return self.w_avg + (w - self.w_avg) * psi
+
+    def broadcast(self, w: Tensor) -> Tensor:
+        """w [N, w_dim] repeated to w+ [N, rows, w_dim]."""
+        return w[:, None].expand(-1, self.config.rows, -1)
+
+    def _run(self, features: Tensor, image: Tensor | None, w_plus: Tensor, first: int, stop: int) -> SynthesisPrefix:
+        for row in range(first, stop):
+            if row % 2:
+                # The toRGB of the block that just ended shares this row with the next block's first layer.
+                image = self.to_rgbs[row // 2](features, w_plus[:, row], image)
+            if row < len(self.layers):
+                features = self.layers[row](features, w_plus[:, row])
+        return SynthesisPrefix(stop, features, image)
+
+    def prefix(self, w_plus: Tensor, first_row: int = 3) -> SynthesisPrefix:
+        """Everything of the synthesis of w+ [N, rows, w_dim] that no row from `first_row` on has a part in."""
+        self._check(w_plus)
+        return self._run(self.const.expand(len(w_plus), -1, -1, -1), None, w_plus, 0, first_row)
+
+    def synthesis_from(self, prefix: SynthesisPrefix, w_plus: Tensor) -> Tensor:
+        """Images [N, 3, R, R] of w+ [N, rows, w_dim] whose rows below `prefix.first_row` made the prefix."""
+        self._check(w_plus)
+        image = self._run(prefix.features, prefix.image, w_plus, prefix.first_row, self.config.rows).image
+        assert image is not None
+        return image
+
+    def synthesis(self, w_plus: Tensor) -> Tensor:
+        """Images [N, 3, R, R] of w+ [N, rows, w_dim]; raises ValueError on another shape."""
+        return self.synthesis_from(self.prefix(w_plus, 0), w_plus)
+
+    def forward(self, z: Tensor, truncation_psi: float = 1.0) -> Tensor:
+        """Images of z [N, z_dim]."""
+        return self.synthesis(self.broadcast(self.truncate(self.mapping(z), truncation_psi)))
+
+    def _check(self, w_plus: Tensor) -> None:
+        if w_plus.ndim != 3 or tuple(w_plus.shape[1:]) != (self.config.rows, self.config.w_dim):
+            raise ValueError(
+                f"w+ has shape {tuple(w_plus.shape)}, expected [N, {self.config.rows}, {self.config.w_dim}]"
+            )
