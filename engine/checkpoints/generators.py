@@ -1,7 +1,7 @@
 """StyleGAN2 checkpoints in their three public layouts, brought into ours.
 
-All three store the weights of the equalised parametrisation; they differ in names, in singleton dimensions, and in whether
-the style's bias holds the 1 it starts from.
+All three store the weights of the equalised parametrisation; they differ in names, in singleton dimensions, in whether
+the style's bias holds the 1 it starts from, and in the orientation of the enlarging kernels.
 """
 
 from __future__ import annotations
@@ -56,10 +56,12 @@ def from_genforce(state: State) -> tuple[GeneratorConfig, OurState]:
     index = 0
     while f"synthesis.layer{index}.weight" in state:
         theirs, name = f"synthesis.layer{index}", f"layers.{index}"
+        weight = state[f"{theirs}.weight"]
         _styled(
             ours,
             name,
-            weight=state[f"{theirs}.weight"],
+            # The odd layers enlarge; GenForce turns their kernel round before it transposes the convolution.
+            weight=weight.flip(2, 3) if index % 2 else weight,
             affine_weight=state[f"{theirs}.style.weight"],
             affine_bias=state[f"{theirs}.style.bias"] + 1,
             bias=state[f"{theirs}.bias"],

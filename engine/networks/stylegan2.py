@@ -113,9 +113,7 @@ class ModulatedConv(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         weight = self.weight * self.gain if self.folded is None else self.folded
-        return modulated_conv(
-            x, weight, self.affine(w), energy=self.energy, demodulate=self.demodulate, up=self.up
-        )
+        return modulated_conv(x, weight, self.affine(w), energy=self.energy, demodulate=self.demodulate, up=self.up)
 
 
 class StyledLayer(nn.Module):

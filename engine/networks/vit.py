@@ -1,0 +1,136 @@
+"""The attribute encoder: CLIP's vision transformer, as FaRL trains it on faces.
+
+Source: CLIP (Radford et al., ICML 2021); FaRL (Zheng et al., CVPR 2022), ViT-B/16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from faceanon_engine.engine.networks.resize import resize_and_crop
+
+
+@dataclass(frozen=True)
+class AttributeEncoderConfig:
+    """Shape and normalisation of an attribute encoder; the defaults are FaRL's ViT-B/16.
+
+    input_size: side the network sees; patch: side of a patch; width, layers, heads: of the transformer.
+    mean, std: normalisation of pixels in [0, 1].
+    """
+
+    input_size: int = 224
+    patch: int = 16
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    embedding_dim: int = 512
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens: one a patch and the class token, which comes first."""
+        return (self.input_size // self.patch) ** 2 + 1
+
+
+class AttributeFeatures(NamedTuple):
+    """embedding [N, embedding_dim]: projected class token, not normalised. tokens [N, T, width]: before the last norm."""
+
+    embedding: Tensor
+    tokens: Tensor
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one projection for queries, keys and values."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        # [N, T, 3 * width] -> three of [N, heads, T, width / heads]
+        q, k, v = projected.view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.out_proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
+
+
+class Perceptron(nn.Module):
+    """Two linear layers with CLIP's quick GELU, x * sigmoid(1.702 x)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, 4 * width)
+        self.c_proj = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c_fc(x)
+        return self.c_proj(x * torch.sigmoid(1.702 * x))
+
+
+class Block(nn.Module):
+    """Pre-normalised transformer block."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = Perceptron(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class AttributeEncoder(nn.Module):
+    """Image [N, 3, H, W] in [-1, 1] -> AttributeFeatures."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: AttributeEncoderConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or AttributeEncoderConfig()
+        scale = config.width**-0.5
+        self.conv1 = nn.Conv2d(3, config.width, config.patch, config.patch, bias=False)
+        self.class_embedding = nn.Parameter(scale * torch.randn(config.width))
+        self.positional_embedding = nn.Parameter(scale * torch.randn(config.tokens, config.width))
+        self.ln_pre = nn.LayerNorm(config.width)
+        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.layers))
+        self.ln_post = nn.LayerNorm(config.width)
+        self.proj = nn.Parameter(scale * torch.randn(config.width, config.embedding_dim))
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+
+    def preprocess(
+        self, image: Tensor, from_range: tuple[float, float] = (-1.0, 1.0), normalise: bool = True
+    ) -> Tensor:
+        """Image [N, 3, H, W] in `from_range` -> [N, 3, input_size, input_size] in [0, 1], normalised when asked."""
+        low, high = from_range
+        image = resize_and_crop(image, self.config.input_size)
+        if (low, high) != (0.0, 1.0):
+            image = (image - low) / (high - low)
+        return (image - self.mean) / self.std if normalise else image
+
+    def encode(self, pixels: Tensor) -> AttributeFeatures:
+        """Features of preprocessed pixels [N, 3, input_size, input_size]."""
+        patches = self.conv1(pixels).flatten(2).transpose(1, 2)  # [N, T - 1, width]
+        first = self.class_embedding.expand(len(patches), 1, -1)
+        x = self.ln_pre(torch.cat([first, patches], dim=1) + self.positional_embedding)
+        for block in self.blocks:
+            x = block(x)
+        return AttributeFeatures(self.ln_post(x[:, 0]) @ self.proj, x)
+
+    def forward(self, image: Tensor) -> AttributeFeatures:
+        return self.encode(self.preprocess(image))
