@@ -1,0 +1,208 @@
+"""The settings of a job: made once at the edge from a file, flags or keyword arguments, checked, and passed down."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.preset import Preset, get_preset
+
+FORMATS = ("png", "jpeg", "webp")
+ALIGNMENTS = ("auto", "never")
+METRICS = ("euclidean", "cosine")
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """Everything the person asked for; None means "choose": see `docs/manifest.md` for what is recorded of it.
+
+    Raises UserError, naming the setting, for a value that cannot work.
+    """
+
+    input: Path
+    """A folder of images (recursive), one image, or a text file of paths."""
+    output: Path
+    """The job's folder: results, manifest, contact sheet."""
+    bundle: str | None = None
+    """Name or path of the networks; None takes the only installed bundle."""
+    preset: str = "falco"
+    margin: float = 0.0
+    """Cosine that the result's identity keeps with the original's, 0 to 1."""
+    steps: int | None = None
+    """Optimisation steps; None takes the preset's."""
+    batch_size: int | None = None
+    limit: int | None = None
+    """Only the first so many inputs, in the order of their paths."""
+    device: str = "auto"
+    align: str = "auto"
+    format: str | None = None
+    """png, jpeg or webp; None takes the preset's."""
+    quality: int | None = None
+    """1 to 100, of jpeg and webp; None takes the preset's."""
+    save_codes: bool = False
+    metric: str = "euclidean"
+    pool_size: int | None = None
+    truncation: float = 0.7
+    seed: int = 0
+    contact_sheet: int = 16
+    """Number of results on the contact sheet, which shows originals; 0 makes none."""
+
+    def __post_init__(self) -> None:
+        get_preset(self.preset)
+        _one_of("align", self.align, ALIGNMENTS)
+        _one_of("metric", self.metric, METRICS)
+        if self.format is not None:
+            _one_of("format", self.format, FORMATS)
+        _within("margin", self.margin, 0, 1)
+        if not 0 < self.truncation <= 1:
+            raise UserError(f"truncation {self.truncation} is outside (0, 1]: 0.7 is usual")
+        if self.quality is not None:
+            _within("quality", self.quality, 1, 100)
+        for name, least in (("steps", 0), ("batch_size", 1), ("limit", 1), ("pool_size", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"{_spelled(name)} {value} is too small: give {least} or more")
+        if self.contact_sheet < 0:
+            raise UserError(f"contact-sheet {self.contact_sheet} is too small: give 0 or more")
+
+    @property
+    def resolved_preset(self) -> Preset:
+        """The constants of the named preset."""
+        return get_preset(self.preset)
+
+    @property
+    def resolved_steps(self) -> int:
+        """Steps that will run."""
+        return self.resolved_preset.steps if self.steps is None else self.steps
+
+    @property
+    def resolved_format(self) -> str:
+        """Format that will be written."""
+        return self.format or self.resolved_preset.output_format
+
+    @property
+    def resolved_quality(self) -> int:
+        """Quality that will be used where the format has one."""
+        return self.resolved_preset.output_quality if self.quality is None else self.quality
+
+
+# What each setting takes: the order of types is the order in which a value is tried.
+_TYPES: dict[str, type] = {
+    "bundle": str,
+    "preset": str,
+    "margin": float,
+    "steps": int,
+    "batch_size": int,
+    "limit": int,
+    "device": str,
+    "align": str,
+    "format": str,
+    "quality": int,
+    "save_codes": bool,
+    "metric": str,
+    "pool_size": int,
+    "truncation": float,
+    "seed": int,
+    "contact_sheet": int,
+}
+_AUTO = ("batch_size", "pool_size")
+_OPTIONAL = tuple(field.name for field in fields(JobSettings) if field.default is None)
+
+
+def job_settings(input: Path | str, output: Path | str, values: Mapping[str, Any]) -> JobSettings:
+    """Settings from loose values, as a caller gives them; raises UserError for unknown names and wrong types."""
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in _TYPES:
+            raise UserError(f"unknown setting {key!r}{_suggestion(name)}")
+        checked[name] = _converted(name, value)
+    return JobSettings(input=Path(input), output=Path(output), **checked)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Settings of a YAML (.yaml, .yml) or TOML (.toml) file, by name with underscores, types checked.
+
+    Raises UserError for a file that cannot be read, an unknown key (with the nearest known one) or a wrong value.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError(f"configuration file {path} cannot be read: {reason}") from None
+    content: Any
+    if path.suffix.lower() == ".toml":
+        import tomllib
+
+        try:
+            content = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"configuration file {path} is not valid TOML: {error}") from None
+    elif path.suffix.lower() in (".yaml", ".yml"):
+        import yaml
+
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"configuration file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    else:
+        raise UserError(f"configuration file {path} is neither .yaml, .yml nor .toml: rename it to what it is")
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise UserError(f"configuration file {path} holds no settings: write one 'name: value' a line")
+    settings: dict[str, Any] = {}
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name not in _TYPES:
+            raise UserError(f"configuration file {path}: unknown setting {key!r}{_suggestion(name)}")
+        if name in settings:
+            raise UserError(f"configuration file {path}: setting {key!r} is given twice")
+        try:
+            settings[name] = _converted(name, value)
+        except UserError as error:
+            raise UserError(f"configuration file {path}: {error}") from None
+    return settings
+
+
+def _converted(name: str, value: Any) -> Any:
+    """The value in the setting's type; "auto" and None choose where the setting can be chosen."""
+    wanted = _TYPES[name]
+    if (value is None and name in _OPTIONAL) or (value == "auto" and name in _AUTO):
+        return None
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if wanted is int and isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    if wanted is str and isinstance(value, Path):
+        return str(value)
+    if isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
+        return value
+    kind = {str: "a text", float: "a number", int: "a whole number", bool: "true or false"}[wanted]
+    raise UserError(f"{_spelled(name)} is {value!r}, expected {kind}{' or auto' if name in _AUTO else ''}")
+
+
+def _suggestion(name: str) -> str:
+    near = difflib.get_close_matches(name, _TYPES, n=1)
+    return f": did you mean {_spelled(near[0])!r}?" if near else f": known are {', '.join(map(_spelled, _TYPES))}"
+
+
+def _spelled(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        near = difflib.get_close_matches(value, known, n=1)
+        raise UserError(
+            f"unknown {name} {value!r}: " + (f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}")
+        )
+
+
+def _within(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise UserError(f"{name} {value} is outside {least} to {most}")
