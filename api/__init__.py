@@ -2,8 +2,72 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
 from faceanon_engine.engine.errors import UserError
+
+if TYPE_CHECKING:
+    from faceanon_engine.engine.job import JobResult, Observer
 
 __version__ = "0.1.0"
 
-__all__ = ["UserError", "__version__"]
+__all__ = ["UserError", "__version__", "anonymize"]
+
+
+def anonymize(
+    input: str | Path,
+    output: str | Path,
+    *,
+    bundle: str | Path | None = None,
+    preset: Literal["falco", "falco-released"] = "falco",
+    margin: float = 0.0,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    limit: int | None = None,
+    device: str = "auto",
+    align: Literal["auto", "never"] = "auto",
+    format: Literal["png", "jpeg", "webp"] | None = None,
+    quality: int | None = None,
+    save_codes: bool = False,
+    metric: Literal["euclidean", "cosine"] = "euclidean",
+    pool_size: int | None = None,
+    truncation: float = 0.7,
+    seed: int = 0,
+    contact_sheet: int = 16,
+    observer: Observer | None = None,
+) -> JobResult:
+    """Anonymize a folder of images, one image, or a text file of paths into the folder `output`.
+
+    The same as `faceanon-engine anonymize`: see there for the settings; None chooses. A bad image raises nothing: it is
+    counted in the result and has a row with a reason in the manifest. Interrupted and called again, it goes on where it
+    was. `observer` is told of the progress.
+
+    Raises UserError for what the caller can mend: settings, missing files, a bundle, the device, a full disk.
+    """
+    from faceanon_engine.engine.config import job_settings
+    from faceanon_engine.engine.job import run
+
+    settings = job_settings(
+        input,
+        output,
+        {
+            "bundle": bundle,
+            "preset": preset,
+            "margin": margin,
+            "steps": steps,
+            "batch_size": batch_size,
+            "limit": limit,
+            "device": device,
+            "align": align,
+            "format": format,
+            "quality": quality,
+            "save_codes": save_codes,
+            "metric": metric,
+            "pool_size": pool_size,
+            "truncation": truncation,
+            "seed": seed,
+            "contact_sheet": contact_sheet,
+        },
+    )
+    return run(settings, observer=observer)

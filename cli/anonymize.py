@@ -1,0 +1,86 @@
+"""`faceanon-engine anonymize`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from faceanon_engine.cli import options
+from faceanon_engine.cli.console import ProgressObserver, error_console, output_console, print_about, print_json
+
+
+@click.command()
+@click.argument("input", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@options.job_options
+@click.option("--dry-run", is_flag=True, help="Validate everything and list what would be done; write nothing.")
+@options.as_json
+@options.log_level
+@click.pass_context
+def anonymize(context: click.Context, input: Path, output: Path, dry_run: bool, as_json: bool, **flags: Any) -> None:
+    """Turn the faces of INPUT into other people's with the same attributes.
+
+    INPUT is a folder of images (recursive), one image, or a text file of paths. Results, the manifest of what happened
+    to every image and a contact sheet go to the folder OUTPUT. Stopped at any moment and run again, it goes on where
+    it was.
+
+    Exit code: 0 done, 1 some inputs failed, 2 usage or environment, 130 interrupted.
+    """
+    from faceanon_engine.engine import job
+
+    settings = options.settings_of(context, input, output, flags)
+    messages = error_console()
+    if dry_run:
+        plan = job.plan(settings)
+        print_about(messages, plan.about)
+        if as_json:
+            print_json(plan.to_json())
+        else:
+            _print_plan(plan)
+        context.exit(plan.exit_code)
+    with ProgressObserver(messages) as observer:
+        result = job.run(settings, observer=observer)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        _print_result(result)
+    context.exit(result.exit_code)
+
+
+def _print_plan(plan: Any) -> None:
+    console = output_console()
+    verbs = {"anonymize": "would anonymize", "keep": "is done", "fail": "would fail"}
+    for item in plan.items:
+        ending = item.message if item.action == "fail" else f"-> {item.output}"
+        console.print(f"{verbs[item.action]}: {item.input} {ending}", markup=False, soft_wrap=True)
+    counts = {action: sum(item.action == action for item in plan.items) for action in verbs}
+    console.print(
+        f"{counts['anonymize']} inputs to do, {counts['keep']} done already, {counts['fail']} that would fail; "
+        f"nothing was written to {plan.output}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _print_result(result: Any) -> None:
+    console = output_console()
+
+    def line(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    new = result.done - result.done_before
+    line(
+        f"{new} faces anonymized in {result.seconds:.1f} s, {result.done} in all, {result.failed} failed: "
+        f"{result.output}"
+    )
+    if result.contact_sheet is not None:
+        line(f"contact sheet (shows originals): {result.contact_sheet}")
+    shown = result.failures[:10]
+    for failure in shown:
+        line(f"failed: {failure.input}: {failure.reason}: {failure.message}")
+    if len(result.failures) > len(shown):
+        line(f"and {len(result.failures) - len(shown)} more")
+    if result.failures:
+        line(f"all of them: faceanon-engine status {result.output} --failed")

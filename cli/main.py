@@ -1,0 +1,96 @@
+"""`faceanon-engine`: the commands, each loaded only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from faceanon_engine import __version__
+from faceanon_engine.engine.errors import UserError
+
+# Name: (module, attribute, help). The help stands here so that listing commands loads none of them.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "anonymize": (
+        "faceanon_engine.cli.anonymize",
+        "anonymize",
+        "Turn a folder of face images into other people's, same attributes.",
+    ),
+    "status": ("faceanon_engine.cli.status", "status", "What happened to every image of a job."),
+    "extract": ("faceanon_engine.cli.stages", "extract", "Attribute and identity features of images, to a file."),
+    "invert": ("faceanon_engine.cli.stages", "invert", "Latent codes w+ of images, to a file."),
+    "pair": ("faceanon_engine.cli.stages", "pair", "The nearest generated faces of images, to a file."),
+    "pool": ("faceanon_engine.cli.pool", "pool", "Make and list pools of generated faces."),
+    "models": ("faceanon_engine.cli.models", "models", "Import, fetch, list and verify bundles of networks."),
+    "doctor": ("faceanon_engine.cli.doctor", "doctor", "What this machine can do."),
+    "demo": ("faceanon_engine.cli.demo", "demo", "Draw synthetic people to try things on."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="faceanon-engine")
+def cli() -> None:
+    """Anonymize data sets of face images: other people's faces, the same attributes."""
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 some inputs failed, 2 usage or environment, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = cli.main(prog_name="faceanon-engine", standalone_mode=False)
+    except UserError as error:
+        _leave(f"error: {error}", 2)
+    except click.exceptions.NoArgsIsHelpError as error:
+        _leave(error.format_message(), 2)
+    except click.UsageError as error:
+        context = error.ctx
+        hint = f" (see '{context.command_path} --help')" if context is not None else ""
+        _leave(f"error: {error.format_message()}{hint}", 2)
+    except click.ClickException as error:
+        _leave(f"error: {error.format_message()}", 2)
+    except (KeyboardInterrupt, click.Abort):
+        _leave("interrupted: nothing is half-written; run the same command again to go on", 130)
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _leave(message: str, code: int) -> None:
+    one_line = (
+        message if code != 2 or "\nUsage" in message or message.startswith("Usage") else " ".join(message.split())
+    )
+    print(one_line, file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""`faceanon-engine pool`: the pools of generated faces that originals are paired with."""
+
+from __future__ import annotations
+
+import click
+
+from faceanon_engine.cli import options
+from faceanon_engine.cli.console import ProgressObserver, error_console, output_console, print_json
+
+
+@click.group()
+def pool() -> None:
+    """Make and list pools of generated faces. A job makes its own where none fits."""
+
+
+@pool.command()
+@options.bundle
+@click.option(
+    "--size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    required=True,
+    help="Number of faces; more than the originals (the paper's: 60000).",
+)
+@options.truncation
+@options.seed
+@options.preset
+@options.device
+@options.batch_size
+@options.as_json
+@options.log_level
+def create(
+    bundle: str | None,
+    size: int,
+    truncation: float,
+    seed: int,
+    preset: str,
+    device: str,
+    batch_size: int | None,
+    as_json: bool,
+) -> None:
+    """Make a pool, or go on with one whose making was interrupted."""
+    from faceanon_engine.engine.bundle import Bundle
+    from faceanon_engine.engine.pipeline import Stages
+    from faceanon_engine.engine.pool import PoolSpec
+    from faceanon_engine.engine.preset import get_preset
+
+    opened = Bundle.open(bundle)
+    spec = PoolSpec(opened.digest, size, truncation, seed)
+    stages = Stages(opened, get_preset(preset), device)
+    with ProgressObserver(error_console()) as observer:
+        made = stages.pool(spec, progress=observer.pool, batch_size=batch_size)
+    if as_json:
+        print_json({"path": str(made.path), "size": made.size, "digest": made.digest})
+    else:
+        output_console().print(f"{made.size} faces: {made.path}", markup=False, soft_wrap=True)
+
+
+@pool.command("list")
+@options.as_json
+def list_(as_json: bool) -> None:
+    """List the finished pools."""
+    from faceanon_engine.engine.pool import list_pools, pools_root
+
+    pools = list_pools()
+    if as_json:
+        print_json(
+            {
+                "pools": [
+                    {
+                        "path": str(found.path),
+                        "bundle": found.spec.bundle,
+                        "size": found.size,
+                        "truncation": found.spec.truncation_psi,
+                        "seed": found.spec.seed,
+                    }
+                    for found in pools
+                ]
+            }
+        )
+        return
+    console = output_console()
+    if not pools:
+        console.print(f"no pools in {pools_root()}", markup=False, soft_wrap=True)
+    for found in pools:
+        console.print(
+            f"{found.size} faces, truncation {found.spec.truncation_psi:g}, seed {found.spec.seed}, "
+            f"bundle {found.spec.bundle[:12]}: {found.path}",
+            markup=False,
+            soft_wrap=True,
+        )

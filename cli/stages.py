@@ -1,0 +1,307 @@
+"""`extract`, `invert` and `pair`: the stages alone, for those who keep the intermediate results.
+
+Results are arrays in one file, .npz or .safetensors by its name, with a row for every face. The rows' inputs stand in
+`input` (text) and `face` of an .npz, and as JSON in the metadata of a .safetensors file.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from faceanon_engine.cli import options
+from faceanon_engine.cli.console import ProgressObserver, error_console, output_console, print_about, print_json
+from faceanon_engine.engine.errors import UserError
+
+if TYPE_CHECKING:
+    from faceanon_engine.engine.pipeline import Stages
+
+Arrays = dict[str, npt.NDArray[Any]]
+_SUFFIXES = (".npz", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Arrays with a row for every face, and where each row is from."""
+
+    inputs: list[str]
+    faces: list[int]
+    arrays: Arrays
+
+
+def stage_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What all stages take."""
+    for option in reversed(
+        (
+            options.bundle,
+            options.preset,
+            options.align,
+            options.limit,
+            options.batch_size,
+            options.device,
+            options.as_json,
+            options.log_level,
+        )
+    ):
+        command = option(command)
+    return command
+
+
+_input = click.argument("input", type=click.Path(path_type=Path))
+_out = click.argument("out", type=click.Path(path_type=Path))
+
+
+@click.command()
+@_input
+@_out
+@stage_options
+@click.pass_context
+def extract(context: click.Context, input: Path, out: Path, **flags: Any) -> None:
+    """Write attribute and identity features of the faces of INPUT to OUT (.npz or .safetensors).
+
+    attribute_embedding float32 [N, E], which pairing compares; identity_embedding float32 [N, D] of unit length.
+    """
+
+    def features(stages: Stages, images: Any) -> Arrays:
+        return {
+            "attribute_embedding": stages.embed_attributes(images),
+            "identity_embedding": stages.embed_identity(images),
+        }
+
+    _run(context, input, out, flags, features)
+
+
+@click.command()
+@_input
+@_out
+@stage_options
+@click.pass_context
+def invert(context: click.Context, input: Path, out: Path, **flags: Any) -> None:
+    """Write the latent codes of the faces of INPUT to OUT (.npz or .safetensors): w_plus float32 [N, rows, w_dim]."""
+    _run(context, input, out, flags, lambda stages, images: {"w_plus": stages.invert(images)})
+
+
+@click.command()
+@_input
+@_out
+@click.option(
+    "--neighbours", type=click.IntRange(min=1), default=1, show_default=True, metavar="K", help="For each face."
+)
+@options.metric
+@options.pool_size
+@options.truncation
+@options.seed
+@stage_options
+@click.pass_context
+def pair(
+    context: click.Context,
+    input: Path,
+    out: Path,
+    neighbours: int,
+    metric: Any,
+    pool_size: int | None,
+    truncation: float,
+    seed: int,
+    **flags: Any,
+) -> None:
+    """Write the nearest generated faces of INPUT to OUT (.npz or .safetensors).
+
+    INPUT is images, or a file that `extract` wrote. neighbour_id int64 [N, K] counts the pool's faces,
+    neighbour_distance float64 [N, K].
+    """
+    from faceanon_engine.engine.pairing import NearestNeighbours
+    from faceanon_engine.engine.pool import choose_spec
+
+    _checked_suffix(out)
+    messages = error_console()
+    failures: list[dict[str, str]] = []
+    with ProgressObserver(messages) as observer:
+        stages = _stages(flags)
+        if input.suffix.lower() in _SUFFIXES:
+            table = read_table(input)
+            if "attribute_embedding" not in table.arrays:
+                raise UserError(f"{input} holds no attribute_embedding: give a file that 'extract' wrote, or images")
+            print_about(messages, _about(stages))
+        else:
+            table, failures = _table(
+                stages,
+                input,
+                flags,
+                lambda _, images: {"attribute_embedding": stages.embed_attributes(images)},
+                observer,
+            )
+        spec = choose_spec(stages.bundle.digest, pool_size, truncation, seed, inputs=len(table.inputs))
+        pool = stages.pool(spec, progress=observer.pool)
+    index = NearestNeighbours(pool.embedding(stages.preset.pairing_generated), metric)
+    found = index.search(table.arrays["attribute_embedding"], neighbours)
+    result = Table(table.inputs, table.faces, {"neighbour_id": found.ids, "neighbour_distance": found.distances})
+    _finish(context, out, result, failures, flags["as_json"])
+
+
+def _run(
+    context: click.Context,
+    input: Path,
+    out: Path,
+    flags: dict[str, Any],
+    compute: Callable[[Stages, Any], Arrays],
+) -> None:
+    _checked_suffix(out)
+    with ProgressObserver(error_console()) as observer:
+        table, failures = _table(_stages(flags), input, flags, compute, observer)
+    _finish(context, out, table, failures, flags["as_json"])
+
+
+def _stages(flags: dict[str, Any]) -> Stages:
+    from faceanon_engine.engine.bundle import Bundle
+    from faceanon_engine.engine.pipeline import Stages
+    from faceanon_engine.engine.preset import get_preset
+
+    return Stages(Bundle.open(flags["bundle"]), get_preset(flags["preset"]), flags["device"])
+
+
+def _about(stages: Stages) -> dict[str, str]:
+    import torch
+
+    return {
+        "device": str(stages.device),
+        "backend": f"torch {torch.__version__}",
+        "precision": "float32",
+        "threads": str(torch.get_num_threads()),
+        "bundle": f"{stages.bundle.name} ({stages.bundle.digest[:12]})",
+    }
+
+
+def _table(
+    stages: Stages,
+    input: Path,
+    flags: dict[str, Any],
+    compute: Callable[[Stages, Any], Arrays],
+    observer: ProgressObserver,
+) -> tuple[Table, list[dict[str, str]]]:
+    """Run a stage over all faces of the inputs; inputs that cannot be used are returned beside, with the reason."""
+    import torch
+
+    from faceanon_engine.engine.features import from_uint8
+    from faceanon_engine.engine.images import InputError, find_inputs
+    from faceanon_engine.engine.reader import Reader, ahead, readable, thread_count, threads
+
+    files = list(find_inputs(input))[: flags["limit"]]
+    if not files:
+        raise UserError(f"no images in {input}")
+    reader = Reader(flags["align"], stages.resolution)
+    size = flags["batch_size"] or stages.choose_batch_size()
+    observer.started(_about(stages), len(files), 0)
+    inputs: list[str] = []
+    faces: list[int] = []
+    batch: list[npt.NDArray[np.uint8]] = []
+    parts: list[Arrays] = []
+    failures: list[dict[str, str]] = []
+
+    def flush() -> None:
+        if batch:
+            parts.append(compute(stages, from_uint8(torch.from_numpy(np.stack(batch)))))
+            batch.clear()
+
+    with threads() as executor:
+        for file, future in ahead(executor, reader.faces_of, files, size + thread_count()):
+            path = readable(file.relative)
+            try:
+                found = future.result()
+            except InputError as error:
+                failures.append({"input": path, "reason": error.reason, "message": error.message})
+                observer.input_finished(path, failed=True)
+                continue
+            for face, pixels in enumerate(found):
+                inputs.append(path)
+                faces.append(face)
+                batch.append(pixels)
+                if len(batch) >= size:
+                    flush()
+            observer.input_finished(path, failed=False)
+        flush()
+    if not parts:
+        raise UserError(f"none of the {len(files)} inputs in {input} could be used: {failures[0]['message']}")
+    return Table(inputs, faces, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}), failures
+
+
+def _checked_suffix(out: Path) -> None:
+    if out.suffix.lower() not in _SUFFIXES:
+        raise UserError(f"{out} is neither .npz nor .safetensors: name it one of the two")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"the folder of {out} does not exist: make it first")
+
+
+def write_table(out: Path, table: Table) -> None:
+    """Write a table under its name's format; it appears whole or not at all. Raises UserError when it cannot."""
+    from faceanon_engine.engine.images import write_atomically
+
+    if out.suffix.lower() == ".npz":
+        stream = io.BytesIO()
+        rows: Arrays = {"input": np.array(table.inputs, dtype=str), "face": np.array(table.faces, np.int64)}
+        np.savez(stream, allow_pickle=False, **rows, **table.arrays)
+        content = stream.getvalue()
+    else:
+        from safetensors.numpy import save
+
+        content = save(
+            {name: np.ascontiguousarray(array) for name, array in table.arrays.items()},
+            metadata={"input": json.dumps(table.inputs), "face": json.dumps(table.faces)},
+        )
+    try:
+        write_atomically(out, content)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}") from None
+
+
+def read_table(path: Path) -> Table:
+    """Read a table; raises UserError for a file that is none."""
+    try:
+        if path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            inputs = [str(name) for name in arrays.pop("input")]
+            faces = [int(face) for face in arrays.pop("face")]
+        else:
+            from safetensors import safe_open
+
+            with safe_open(path, framework="numpy") as stored:
+                arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+                metadata = stored.metadata() or {}
+            inputs, faces = json.loads(metadata["input"]), json.loads(metadata["face"])
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except Exception as error:
+        raise UserError(f"{path} cannot be read as a file of 'extract': {' '.join(str(error).split())}") from None
+    return Table(inputs, faces, arrays)
+
+
+def _finish(context: click.Context, out: Path, table: Table, failures: Sequence[dict[str, str]], as_json: bool) -> None:
+    write_table(out, table)
+    code = 1 if failures else 0
+    if as_json:
+        print_json(
+            {
+                "out": str(out),
+                "rows": len(table.inputs),
+                "arrays": {name: list(array.shape) for name, array in table.arrays.items()},
+                "failures": list(failures),
+                "exit_code": code,
+            }
+        )
+    else:
+        console = output_console()
+        for failure in failures:
+            console.print(f"failed: {failure['input']}: {failure['message']}", markup=False, soft_wrap=True)
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in table.arrays.items())
+        console.print(
+            f"{len(table.inputs)} faces, {len(failures)} inputs failed: {out} ({shapes})", markup=False, soft_wrap=True
+        )
+    context.exit(code)

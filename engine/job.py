@@ -1,0 +1,740 @@
+"""A job: a folder in which a set of images becomes a set of other people, and which can be stopped at any moment.
+
+Inputs are decoded and aligned a little ahead by threads, faces are gathered into batches across images, a worker
+anonymizes them, results are written under their final names, and only then recorded. What an earlier run recorded
+as done is left alone.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from faceanon_engine.engine import images as image_files
+from faceanon_engine.engine.config import JobSettings
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.images import InputError, InputFile
+from faceanon_engine.engine.manifest import NAME as MANIFEST_NAME
+from faceanon_engine.engine.manifest import InputRow, ItemRow, Manifest
+from faceanon_engine.engine.reader import Reader, ahead, readable, thread_count, threads
+from faceanon_engine.engine.worker import FalcoWorker, Worker
+
+logger = logging.getLogger(__name__)
+
+CONTACT_SHEET_NAME = "contact-sheet.png"
+LOCK_NAME = ".faceanon.lock"
+_EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+
+WorkerFactory = Callable[[JobSettings, Mapping[str, Any], int], Worker]
+
+
+class Observer:
+    """What a job tells while it runs; every method may be overridden, none needs to be."""
+
+    def started(self, about: Mapping[str, str], inputs: int, already: int) -> None:
+        """The job begins; `already` inputs need nothing any more."""
+
+    def pool(self, done: int, total: int) -> None:
+        """Faces of the pool that are made."""
+
+    def batch(self, size: int, step: int, steps: int) -> None:
+        """A batch of that size has done so many steps."""
+
+    def input_finished(self, path: str, failed: bool) -> None:
+        """Every face of this input is done or failed."""
+
+    def note(self, message: str) -> None:
+        """Something the person may want to know."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An input, or one face of it, that was not anonymized."""
+
+    input: str
+    face: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What became of a job. Counts are of items: faces, and inputs without any."""
+
+    output: Path
+    manifest: Path
+    contact_sheet: Path | None
+    inputs: int
+    done: int
+    failed: int
+    pending: int
+    """Items that wait: listed by an earlier run and left out of this one by its limit."""
+    done_before: int
+    """Of `done`, those that an earlier run had finished."""
+    seconds: float
+    about: Mapping[str, str]
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 when everything is done, 1 when something failed."""
+        return 1 if self.failed else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        values = asdict(self) | {"exit_code": self.exit_code}
+        values.update(output=str(self.output), manifest=str(self.manifest))
+        values["contact_sheet"] = None if self.contact_sheet is None else str(self.contact_sheet)
+        return values
+
+
+@dataclass(frozen=True)
+class PlannedItem:
+    """What a dry run says of one input."""
+
+    input: str
+    action: str
+    """anonymize, keep (done already) or fail."""
+    output: str | None
+    reason: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """What a job would do."""
+
+    output: Path
+    about: Mapping[str, str]
+    items: tuple[PlannedItem, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """1 when some inputs would fail."""
+        return 1 if any(item.action == "fail" for item in self.items) else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        return asdict(self) | {"output": str(self.output), "exit_code": self.exit_code}
+
+
+@dataclass
+class _Face:
+    """A face on its way through a batch."""
+
+    row: ItemRow
+    pixels: npt.NDArray[np.uint8]
+
+
+@dataclass
+class _Names:
+    """Output names, no two alike even where case does not count; first come, first served."""
+
+    extension: str
+    taken: set[str] = field(default_factory=set)
+    folders: set[str] = field(default_factory=set)
+
+    def reserve(self, path: str) -> None:
+        self.taken.add(path.casefold())
+
+    def add_folders(self, path: str) -> None:
+        self.folders.update(str(parent).casefold() for parent in PurePosixPath(path).parents)
+
+    def choose(self, path: str, face: int = 0) -> str:
+        """A free name for a face of an input: a.jpg gives a.png, or a.jpg.png when a.png is taken."""
+        source = PurePosixPath(path)
+        mark = f"-face{face}" if face else ""
+        stems = [source.stem, source.name]
+        number = 2
+        while True:
+            for stem in stems:
+                name = str(source.with_name(f"{stem}{mark}{self.extension}"))
+                if name.casefold() not in self.taken and name.casefold() not in self.folders:
+                    self.reserve(name)
+                    return name
+            stems = [f"{source.name}-{number}"]
+            number += 1
+
+
+def run(
+    settings: JobSettings, *, observer: Observer | None = None, make_worker: WorkerFactory | None = None
+) -> JobResult:
+    """Do the job, or what is left of it.
+
+    Raises UserError for what the person can mend: a missing input or bundle, a folder that cannot be written, a full
+    disk, another run on the same output, settings that differ from an earlier run's. Whatever was finished stays.
+    """
+    started = time.monotonic()
+    observer = observer or Observer()
+    files = _find(settings)
+    recorded = _recorded(settings.output)
+    worker = (make_worker or FalcoWorker)(settings, recorded, len(files))
+    identity = _identity(settings, worker)
+    _refuse_changes(settings.output, recorded, identity)
+    output = settings.output
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output folder {output} cannot be made: {error.strerror or error}") from None
+    with _locked(output), Manifest.create(output / MANIFEST_NAME) as manifest:
+        _refuse_changes(output, manifest.get("settings") or {}, identity)
+        manifest.put({"settings": identity, "version": _version()})
+        _remove_temporaries(output)
+        job = _Job(settings, files, worker, manifest, observer)
+        return job.run(started)
+
+
+def plan(settings: JobSettings, *, make_worker: WorkerFactory | None = None) -> JobPlan:
+    """Validate everything, every input included, and say what `run` would do; writes nothing."""
+    files = _find(settings)
+    recorded = _recorded(settings.output)
+    worker = (make_worker or FalcoWorker)(settings, recorded, len(files))
+    _refuse_changes(settings.output, recorded, _identity(settings, worker))
+    _refuse_unwritable(settings.output)
+    known: dict[str, list[ItemRow]] = {}
+    inputs: dict[str, InputRow] = {}
+    if (settings.output / MANIFEST_NAME).exists():
+        with Manifest.read(settings.output / MANIFEST_NAME) as manifest:
+            inputs, known = manifest.inputs(), _by_input(manifest.items())
+    names = _names(settings, files, known)
+    items: list[PlannedItem] = []
+    with threads() as executor:
+
+        def check(file: InputFile) -> InputError | None:
+            try:
+                image_files.read_image(file.path)
+            except InputError as error:
+                return error
+            return None
+
+        for file, future in ahead(executor, check, files, 2 * thread_count()):
+            path = readable(file.relative)
+            rows = known.get(path, [])
+            if path in inputs and not _changed(inputs[path], file) and _all_done(settings.output, inputs[path], rows):
+                items.extend(PlannedItem(path, "keep", row.output) for row in rows)
+                continue
+            error = future.result()
+            output = rows[0].output if rows else names.choose(path)
+            if error is None:
+                problem = None if rows else _foreign_file(settings.output, output)
+                items.append(
+                    PlannedItem(path, "fail", None, "output-exists", problem)
+                    if problem
+                    else PlannedItem(path, "anonymize", output)
+                )
+            else:
+                items.append(PlannedItem(path, "fail", None, error.reason, error.message))
+    return JobPlan(settings.output, worker.about(), tuple(items))
+
+
+class _Job:
+    """One run over one folder, with its manifest open and locked."""
+
+    def __init__(
+        self,
+        settings: JobSettings,
+        files: Sequence[InputFile],
+        worker: Worker,
+        manifest: Manifest,
+        observer: Observer,
+    ) -> None:
+        self.settings = settings
+        self.files = files
+        self.worker = worker
+        self.manifest = manifest
+        self.observer = observer
+        self.output = settings.output
+        self.bundle_digest = str(worker.identity().get("bundle"))
+        self.preset = settings.resolved_preset
+        self.names: _Names
+        self.rows: dict[str, list[ItemRow]] = {}
+        self.waiting: dict[str, int] = {}
+        """Faces of each input that are neither done nor failed yet."""
+        self.spoiled: set[str] = set()
+        """Inputs of which something failed."""
+        self.loaded = False
+        self.reader: Reader
+
+    def run(self, started: float) -> JobResult:
+        todo = self._list_inputs()
+        done_before = self.manifest.counts()["done"]
+        about = self.worker.about()
+        self.observer.started(about, len(self.files), len(self.files) - len(todo))
+        if todo:
+            self._load()
+            self._anonymize(todo)
+        sheet = self._contact_sheet()
+        counts = self.manifest.counts()
+        failures = tuple(
+            Failure(row.input, row.face, row.reason or "", row.message or "") for row in self.manifest.items("failed")
+        )
+        return JobResult(
+            output=self.output,
+            manifest=self.manifest.path,
+            contact_sheet=sheet,
+            inputs=len(self.files),
+            done=counts["done"],
+            failed=counts["failed"],
+            pending=counts["pending"],
+            done_before=done_before,
+            seconds=time.monotonic() - started,
+            about=about,
+            failures=failures,
+        )
+
+    def _load(self) -> None:
+        if not self.loaded:
+            self.worker.load(self.observer.pool)
+            self.reader = Reader(self.settings.align, self.worker.resolution)
+            self.loaded = True
+
+    # -- what is to be done ------------------------------------------------------------------------------------
+
+    def _list_inputs(self) -> list[InputFile]:
+        """Bring the manifest up to date with the inputs; return those that are not done."""
+        known = self.manifest.inputs()
+        self.rows = _by_input(self.manifest.items())
+        changed = [readable(file.relative) for file in self.files if _changed(known.get(readable(file.relative)), file)]
+        for path in changed:
+            # The input is another picture than the one that was anonymized: its results are of no use.
+            logger.info("%s has changed since it was listed: done again", path)
+            for row in self.rows.pop(path, []):
+                for name in (row.output, row.codes):
+                    if name is not None:
+                        (self.output / name).unlink(missing_ok=True)
+            del known[path]
+        self.names = _names(self.settings, self.files, self.rows)
+        new_inputs: list[InputRow] = []
+        new_items: list[ItemRow] = []
+        todo: list[InputFile] = []
+        for file in self.files:
+            path = readable(file.relative)
+            if path not in known:
+                new_inputs.append(InputRow(path, *_stamp(file)))
+                self.rows[path] = [self._planned(path, 0)]
+                new_items += self.rows[path]
+            elif _all_done(self.output, known[path], self.rows.get(path, [])):
+                continue
+            elif any(row.output is None for row in self.rows[path]):
+                # Another file had its name: perhaps it was moved away since.
+                self.rows[path] = [self._planned(path, row.face) if not row.output else row for row in self.rows[path]]
+                new_items += self.rows[path]
+            todo.append(file)
+        self.manifest.list_inputs(new_inputs, new_items, forget=changed)
+        return todo
+
+    def _planned(self, path: str, face: int) -> ItemRow:
+        """A new pending row, or a failed one where a file that is not ours has the name."""
+        output = self.names.choose(path, face)
+        problem = _foreign_file(self.output, output)
+        if problem:
+            return ItemRow(path, face, state="failed", reason="output-exists", message=problem)
+        return ItemRow(path, face, output=output)
+
+    # -- from files to faces -----------------------------------------------------------------------------------
+
+    def _faces(self, executor: ThreadPoolExecutor, todo: Sequence[InputFile], count: int) -> Iterator[_Face]:
+        """Faces that are still to be done, in the order of the inputs; failures are recorded on the way."""
+        for file, future in ahead(executor, self.reader.faces_of, todo, count):
+            path = readable(file.relative)
+            try:
+                pixels = future.result()
+            except InputError as error:
+                self._fail_input(path, error.reason, error.message)
+                continue
+            rows = self._rows_of(path, len(pixels))
+            pending = [row for row in rows if not _is_done(self.output, row) and row.output is not None]
+            self.waiting[path] = len(pending)
+            if any(row.state == "failed" and row.output is None for row in rows):
+                self.spoiled.add(path)
+            if not pending:
+                self.observer.input_finished(path, path in self.spoiled)
+            for row in pending:
+                yield _Face(row, pixels[row.face])
+
+    def _rows_of(self, path: str, count: int) -> list[ItemRow]:
+        """The rows of an input with so many faces; new ones are recorded before anything of them is written."""
+        rows = self.rows[path]
+        if len(rows) == count:
+            return rows
+        rows = rows[:count] + [self._planned(path, face) for face in range(len(rows), count)]
+        self.manifest.plan_faces(path, rows)
+        self.rows[path] = rows
+        return rows
+
+    def _fail_input(self, path: str, reason: str, message: str) -> None:
+        logger.info("%s: %s: %s", path, reason, message)
+        output = self.rows[path][0].output
+        row = ItemRow(path, 0, state="failed", reason=reason, message=message, output=output, finished_at=_now())
+        self.rows[path] = [row]
+        self.manifest.plan_faces(path, [row])
+        self.observer.input_finished(path, failed=True)
+
+    # -- from faces to files -----------------------------------------------------------------------------------
+
+    def _anonymize(self, todo: Sequence[InputFile]) -> None:
+        size = self.settings.batch_size or self.worker.choose_batch_size()
+        logger.info("up to %d faces are optimised together", size)
+        with threads() as executor:
+            batch: list[_Face] = []
+            for face in self._faces(executor, todo, size + thread_count()):
+                batch.append(face)
+                if len(batch) >= size:
+                    size = self._batch(executor, batch, size)
+                    batch = []
+            if batch:
+                self._batch(executor, batch, size)
+
+    def _batch(self, executor: ThreadPoolExecutor, faces: list[_Face], size: int) -> int:
+        """Anonymize, write and record some faces; return the batch size to go on with."""
+        queue = deque([faces])
+        while queue:
+            part = queue.popleft()
+            if len(part) > size:
+                queue.extendleft(reversed([part[i : i + size] for i in range(0, len(part), size)]))
+                continue
+            try:
+                result = self._call(part)
+            except (UserError, InputError):
+                raise
+            except Exception as error:
+                logger.debug("batch of %d", len(part), exc_info=True)
+                memory = is_out_of_memory(error)
+                text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                del error
+                self.worker.release_memory()
+                if len(part) == 1:
+                    if memory:
+                        self._fail(part[0], "out-of-memory", "one image does not fit into memory")
+                    else:
+                        self._fail(part[0], "unexpected", text)
+                elif memory:
+                    size = len(part) // 2
+                    self.observer.note(f"out of memory with {len(part)} images at once: going on with {size}")
+                    queue.appendleft(part)
+                else:
+                    self.observer.note("a batch failed: its images are tried one by one")
+                    queue.extendleft([face] for face in reversed(part))
+                continue
+            self._write(executor, part, result)
+        return size
+
+    def _call(self, part: list[_Face]) -> Any:
+        steps = self.settings.resolved_steps
+        self.observer.batch(len(part), 0, steps)
+        return self.worker.anonymize(
+            np.stack([face.pixels for face in part]), lambda step: self.observer.batch(len(part), step, steps)
+        )
+
+    def _write(self, executor: ThreadPoolExecutor, part: list[_Face], result: Any) -> None:
+        """Give the results their final names, then record them in one transaction."""
+        finished: list[ItemRow] = []
+        writes: list[Future[None]] = []
+        for number, face in enumerate(part):
+            if not result.finite[number]:
+                finished.append(self._failed_row(face, "not-finite", "the optimisation left the range of numbers"))
+                continue
+            assert face.row.output is not None
+            codes = str(PurePosixPath(face.row.output).with_suffix(".w_plus.npy")) if self.settings.save_codes else None
+            writes.append(executor.submit(self._write_one, face.row.output, codes, result, number))
+            finished.append(
+                ItemRow(
+                    input=face.row.input,
+                    face=face.row.face,
+                    state="done",
+                    output=face.row.output,
+                    codes=codes,
+                    neighbour_id=int(result.neighbour_id[number]),
+                    neighbour_distance=float(result.neighbour_distance[number]),
+                    identity_before=float(result.identity_before[number]),
+                    identity_after=float(result.identity_after[number]),
+                    attribute_before=float(result.attribute_before[number]),
+                    attribute_after=float(result.attribute_after[number]),
+                    steps=int(result.steps),
+                    seconds=float(result.seconds),
+                    preset=self.preset.name,
+                    bundle=self.bundle_digest,
+                    finished_at=_now(),
+                )
+            )
+        for write in writes:
+            write.result()
+        self._record(finished)
+
+    def _write_one(self, output: str, codes: str | None, result: Any, number: int) -> None:
+        encoded = image_files.encode(
+            result.images[number], self.settings.resolved_format, self.settings.resolved_quality
+        )
+        path = self.output / output
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if codes is not None:
+                stream = io.BytesIO()
+                np.save(stream, np.asarray(result.codes[number], np.float32))
+                image_files.write_atomically(self.output / codes, stream.getvalue())
+            image_files.write_atomically(path, encoded)
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be written ({error.strerror or error}): mend that and run the same command again"
+            ) from None
+
+    def _fail(self, face: _Face, reason: str, message: str) -> None:
+        logger.info("%s: %s: %s", face.row.input, reason, message)
+        self._record([self._failed_row(face, reason, message)])
+
+    def _failed_row(self, face: _Face, reason: str, message: str) -> ItemRow:
+        return ItemRow(
+            face.row.input,
+            face.row.face,
+            state="failed",
+            reason=reason,
+            message=message,
+            output=face.row.output,
+            finished_at=_now(),
+        )
+
+    def _record(self, finished: list[ItemRow]) -> None:
+        self.manifest.finish(finished, faces={row.input: len(self.rows[row.input]) for row in finished})
+        for row in finished:
+            rows = self.rows[row.input]
+            rows[row.face] = row
+            if row.state == "failed":
+                self.spoiled.add(row.input)
+            self.waiting[row.input] -= 1
+            if not self.waiting[row.input]:
+                self.observer.input_finished(row.input, row.input in self.spoiled)
+
+    # -- the contact sheet -------------------------------------------------------------------------------------
+
+    def _contact_sheet(self) -> Path | None:
+        """Draw the first results; nothing is opened again when the sheet already shows them."""
+        from faceanon_engine.engine.contact_sheet import SheetRow, draw
+
+        path = self.output / CONTACT_SHEET_NAME
+        order = {readable(file.relative): file for file in self.files}
+        shown = [row for file in order for row in self.rows.get(file, []) if row.state == "done"]
+        shown = shown[: self.settings.contact_sheet]
+        if not shown:
+            return None
+        content = [[row.input, row.face, row.finished_at] for row in shown]
+        if path.exists() and self.manifest.get("contact_sheet") == content:
+            return path
+        self._load()
+        prepared: dict[str, list[npt.NDArray[np.uint8]]] = {}
+        sheet: list[SheetRow] = []
+        for row in shown:
+            try:
+                if row.input not in prepared:
+                    prepared = {row.input: self.reader.faces_of(order[row.input])}
+                original = prepared[row.input][row.face]
+                result = image_files.read_image(self.output / str(row.output)).pixels
+            except (InputError, IndexError):
+                continue  # taken away since it was anonymized: the sheet shows the others
+            inversion, neighbour = self.worker.intermediates(original[None], [int(row.neighbour_id or 0)])
+            sheet.append(
+                SheetRow(
+                    original=original,
+                    neighbour=neighbour[0],
+                    inversion=inversion[0],
+                    anonymized=result,
+                    label=row.input if row.face == 0 else f"{row.input} face {row.face}",
+                    identity_before=row.identity_before or 0.0,
+                    identity_after=row.identity_after or 0.0,
+                    neighbour_distance=row.neighbour_distance or 0.0,
+                )
+            )
+        title = f"{self.settings.preset}, margin {self.settings.margin:g}, {self.settings.resolved_steps} steps"
+        image_files.write_atomically(path, image_files.encode(draw(sheet, title), "png", 95))
+        self.manifest.put({"contact_sheet": content})
+        return path
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of Python, PyTorch or CUDA says that memory ran out."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def _find(settings: JobSettings) -> list[InputFile]:
+    """The inputs, within the limit; raises UserError when there are none or when they and the output overlap."""
+    source, output = settings.input.resolve(), settings.output.resolve()
+    if output.exists() and not output.is_dir():
+        raise UserError(f"output {settings.output} is a file: give a folder")
+    if source.is_dir():
+        if source == output:
+            raise UserError(f"INPUT and OUTPUT are the same folder {settings.input}: originals are never overwritten")
+        if source in output.parents:
+            raise UserError(
+                f"OUTPUT {settings.output} lies inside INPUT {settings.input}: results would become inputs of the "
+                "next run; give a folder outside"
+            )
+    if output in source.parents and source.is_dir():
+        raise UserError(f"INPUT {settings.input} lies inside OUTPUT {settings.output}: give a folder outside of it")
+    found = list(image_files.find_inputs(settings.input))
+    if not found:
+        raise UserError(f"no images in {settings.input}: looked for files in it and in its folders")
+    return found[: settings.limit]
+
+
+def _identity(settings: JobSettings, worker: Worker) -> dict[str, Any]:
+    """What must not change between two runs on one output."""
+    lossy = settings.resolved_format != "png"
+    return {
+        "input": str(settings.input.resolve()),
+        "preset": settings.preset,
+        "margin": settings.margin,
+        "steps": settings.resolved_steps,
+        "align": settings.align,
+        "format": settings.resolved_format,
+        "quality": settings.resolved_quality if lossy else None,
+        "save_codes": settings.save_codes,
+        "metric": settings.metric,
+        "truncation": settings.truncation,
+        "seed": settings.seed,
+        **worker.identity(),
+    }
+
+
+def _recorded(output: Path) -> dict[str, Any]:
+    """The settings of an earlier run on this output; empty when there was none."""
+    path = output / MANIFEST_NAME
+    if not path.exists() or path.stat().st_size == 0:
+        return {}
+    with Manifest.read(path) as manifest:
+        found: dict[str, Any] = manifest.get("settings") or {}
+        return found
+
+
+def _refuse_changes(output: Path, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    if not recorded:
+        return
+    changes = [
+        f"{key.replace('_', '-')} was {_short(recorded.get(key))}, now {_short(value)}"
+        for key, value in wanted.items()
+        if recorded.get(key) != value
+    ]
+    if changes:
+        raise UserError(
+            f"{output} was begun with other settings ({'; '.join(changes)}): "
+            "give the earlier ones to go on, or another OUTPUT folder"
+        )
+
+
+def _short(value: Any) -> str:
+    text = "unset" if value is None else str(value)
+    return text[:12] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text
+
+
+def _refuse_unwritable(output: Path) -> None:
+    place = output
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise UserError(f"output folder {output} cannot be written: no permission in {place}")
+
+
+@contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    """Hold the output folder; a lock of a killed process is released by the system."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(output / LOCK_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"another run is working on {output}: wait for it, or give another OUTPUT folder") from None
+    except OSError as error:
+        raise UserError(f"output folder {output} cannot be written: {error.strerror or error}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _remove_temporaries(output: Path) -> None:
+    """Delete what a killed run left half-written; only names that `write_atomically` gives are touched."""
+    for path in output.rglob(image_files.TEMPORARY_PATTERN):
+        if path.is_file():
+            logger.info("removing the unfinished %s", path)
+            path.unlink(missing_ok=True)
+
+
+def _names(settings: JobSettings, files: Iterable[InputFile], rows: Mapping[str, list[ItemRow]]) -> _Names:
+    names = _Names(_EXTENSIONS[settings.resolved_format])
+    for reserved in (MANIFEST_NAME, CONTACT_SHEET_NAME, LOCK_NAME):
+        names.reserve(reserved)
+    for file in files:
+        names.add_folders(readable(file.relative))
+    for known in rows.values():
+        for row in known:
+            if row.output is not None:
+                names.reserve(row.output)
+    return names
+
+
+def _by_input(items: Iterable[ItemRow]) -> dict[str, list[ItemRow]]:
+    grouped: dict[str, list[ItemRow]] = {}
+    for item in items:
+        grouped.setdefault(item.input, []).append(item)
+    return grouped
+
+
+def _stamp(file: InputFile) -> tuple[int | None, int | None]:
+    """Size and modification time, by which a changed input is recognised."""
+    try:
+        status = file.path.stat()
+    except OSError:
+        return None, None
+    return status.st_size, status.st_mtime_ns
+
+
+def _changed(known: InputRow | None, file: InputFile) -> bool:
+    return known is not None and (known.bytes, known.modified_ns) != _stamp(file)
+
+
+def _is_done(output: Path, row: ItemRow) -> bool:
+    return (
+        row.state == "done"
+        and row.output is not None
+        and all((output / name).is_file() for name in (row.output, row.codes) if name is not None)
+    )
+
+
+def _all_done(output: Path, known: InputRow, rows: Sequence[ItemRow]) -> bool:
+    return known.faces is not None and len(rows) == known.faces and all(_is_done(output, row) for row in rows)
+
+
+def _foreign_file(output: Path, name: str | None) -> str | None:
+    """What is wrong when a file that this job did not plan already has the name."""
+    if name is not None and (output / name).exists():
+        return f"{name} is already in the output folder and was not made by this job: move it away"
+    return None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"faceanon-engine {version('faceanon-engine')}, Python {sys.version.split()[0]}"
+    except PackageNotFoundError:
+        return "faceanon-engine"

@@ -1,0 +1,160 @@
+"""What a job needs from the method: networks and a pool that are opened once, and batches that are anonymized.
+
+A job talks to the `Worker` protocol alone, so that it can be tested, and killed, without any network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from faceanon_engine.engine.config import JobSettings
+from faceanon_engine.engine.errors import UserError
+
+if TYPE_CHECKING:
+    from faceanon_engine.engine.pipeline import AnonymizedBatch
+    from faceanon_engine.engine.pool import Pool
+
+Images = npt.NDArray[np.uint8]
+Progress = Callable[[int, int], None]
+
+
+class Worker(Protocol):
+    """One way to anonymize batches. Constructing it is cheap and checks what can be checked without the networks."""
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images that go in and come out, in pixels."""
+
+    def about(self) -> dict[str, str]:
+        """What really runs, for people: device, backend, precision, threads, bundle, pool."""
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the results besides the settings: the bundle's digest, the pool's size. JSON values."""
+
+    def load(self, progress: Progress) -> None:
+        """Open the networks and the pool, which is made where it is missing; progress(done, total) counts faces."""
+
+    def choose_batch_size(self) -> int:
+        """How many images fit at once."""
+
+    def anonymize(self, images: Images, on_step: Callable[[int], None]) -> AnonymizedBatch:
+        """Anonymize originals uint8 [N, S, S, 3]."""
+
+    def intermediates(self, images: Images, neighbour_ids: list[int]) -> tuple[Images, Images]:
+        """Pictures uint8 [N, S, S, 3] of the originals' inversions and of the fakes with these ids."""
+
+    def release_memory(self) -> None:
+        """Give back what a batch that ran out of memory left cached."""
+
+
+class FalcoWorker:
+    """The method of `pipeline.py` with a bundle's networks."""
+
+    def __init__(self, settings: JobSettings, recorded: Mapping[str, Any], inputs: int) -> None:
+        """Find the bundle, the device and the pool's specification for a number of inputs.
+
+        `recorded` is what an earlier run of this job recorded: an automatic pool size stays what it was. Raises
+        UserError when the bundle is missing or the device does not work here.
+        """
+        from faceanon_engine.engine.bundle import Bundle
+        from faceanon_engine.engine.pipeline import resolve_device
+        from faceanon_engine.engine.pool import choose_spec
+
+        self._settings = settings
+        self._device = resolve_device(settings.device)
+        self._bundle = Bundle.open(settings.bundle)
+        size = settings.pool_size
+        if size is None and recorded.get("bundle") == self._bundle.digest:
+            size = recorded.get("pool_size")
+        self._spec = choose_spec(self._bundle.digest, size, settings.truncation, settings.seed, inputs=inputs)
+        self._anonymizer: Any = None
+
+    @property
+    def resolution(self) -> int:
+        """Side of the generator's images in pixels."""
+        return int(self._bundle.config("generator").resolution)
+
+    def about(self) -> dict[str, str]:
+        import torch
+
+        device = str(self._device)
+        if self._device.type == "cuda":
+            device += f" ({torch.cuda.get_device_name(self._device)})"
+        return {
+            "device": device,
+            "backend": f"torch {torch.__version__}",
+            "precision": "float32",
+            "threads": str(torch.get_num_threads()),
+            "bundle": f"{self._bundle.name} ({self._bundle.digest[:12]}), {self.resolution} px",
+            "pool": f"{self._spec.size} faces, truncation {self._spec.truncation_psi:g}, seed {self._spec.seed}"
+            + ("" if self._existing_pool() else " (will be made)"),
+        }
+
+    def identity(self) -> dict[str, Any]:
+        return {"bundle": self._bundle.digest, "pool_size": self._spec.size}
+
+    def load(self, progress: Progress) -> None:
+        from faceanon_engine.engine.pipeline import Anonymizer, Stages
+
+        preset = self._settings.resolved_preset
+        stages = Stages(self._bundle, preset, str(self._device))
+        pool = self._existing_pool() or stages.pool(self._spec, progress=progress)
+        self._anonymizer = Anonymizer(
+            self._bundle,
+            preset=preset,
+            pool=pool,
+            margin=self._settings.margin,
+            steps=self._settings.steps,
+            device=str(self._device),
+            metric=self._settings.metric,  # type: ignore[arg-type]
+        )
+        # Networks that were opened to make the pool serve on: they are cached properties.
+        for name in ("generator", "attribute_encoder"):
+            if name in vars(stages):
+                vars(self._anonymizer)[name] = vars(stages)[name]
+
+    def _existing_pool(self) -> Pool | None:
+        from faceanon_engine.engine.pool import Pool, pools_root
+
+        try:
+            pool = Pool.open(pools_root() / self._spec.directory_name)
+        except UserError:
+            return None
+        recipe = self._settings.resolved_preset.pairing_generated
+        return pool if pool.spec == self._spec and pool.has_embedding(recipe) else None
+
+    def choose_batch_size(self) -> int:
+        return int(self._anonymizer.choose_batch_size())
+
+    def anonymize(self, images: Images, on_step: Callable[[int], None]) -> AnonymizedBatch:
+        result: AnonymizedBatch = self._anonymizer.anonymize(_floats(images), on_step=on_step)
+        return result
+
+    def intermediates(self, images: Images, neighbour_ids: list[int]) -> tuple[Images, Images]:
+        import torch
+
+        anonymizer = self._anonymizer
+        inversions = anonymizer.synthesise(anonymizer.invert(_floats(images)))
+        w = torch.from_numpy(np.array(anonymizer.pool_used.w[neighbour_ids], np.float32)).to(self._device)
+        return inversions, anonymizer.synthesise(anonymizer.generator.broadcast(w))
+
+    def release_memory(self) -> None:
+        import gc
+
+        import torch
+
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _floats(images: Images) -> Any:
+    import torch
+
+    from faceanon_engine.engine.features import from_uint8
+
+    return from_uint8(torch.from_numpy(images))
