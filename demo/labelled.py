@@ -41,9 +41,9 @@ def pictures(people: int, per_person: int, seed: int) -> list[Picture]:
 def label_table(drawn: list[Picture]) -> pyarrow.Table:
     """One row a picture.
 
-    image_id; identity (int64); CelebA's attributes (int8, 1 or -1); yaw, pitch, roll in degrees (float32; an aligned crop has
-    no roll); identity_vector (float32 list, what belongs to the person); code (float32 list, the whole vector u). The
-    schema's metadata names the entries of identity_vector.
+    image_id; identity (int64); CelebA's attributes (int8, 1 or -1); yaw, pitch, roll in degrees (float32; an aligned
+    crop has no roll); identity_vector (float32 list, what belongs to the person); code (float32 list, the whole vector
+    u). The schema's metadata names the entries of identity_vector.
     """
     rows = [labels(picture.code) for picture in drawn]
     columns: dict[str, Any] = {
@@ -70,7 +70,7 @@ def _draw(picture: Picture, size: int, folder: Path) -> str:
 def write(
     folder: Path, *, people: int, per_person: int, size: int, seed: int, processes: int = 1
 ) -> Iterator[tuple[int, int]]:
-    """Draw into `folder`, an iterator of (done, of all); the labels come last, so that a table stands for a finished set.
+    """Draw into `folder`, yielding (done, of all); the labels come last, so that a table stands for a finished set.
 
     Raises OSError when the folder cannot be written.
     """

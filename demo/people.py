@@ -1,7 +1,8 @@
 """Who is drawn: one standard-normal vector describes a person, the scene and the camera.
 
-Every picture of the demo is a deterministic function of a vector u [P]. Its coordinates have names and belong to groups, which
-is what makes supervised style mixing possible: a group can be exchanged between two pictures without touching another.
+Every picture of the demo is a deterministic function of a vector u [P]. Its coordinates have names and belong to groups,
+which is what makes supervised style mixing possible: a group can be exchanged between two pictures without touching
+another.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ _POSE = (
 _IDENTITY = ("sex", "age", "race_a", "race_b", "brow_thickness", "beard", "moustache", "eye_colour", *SHAPES)
 _EXPRESSION = ("smiling", "mouth_opening", "brow_lift", "eye_closing", "puckering", "gaze_x", "gaze_y")
 _COLOUR = (
-    "melanin", "skin_hue", "hair_dark", "hair_red", "hair_grey", "light_side", "light_height", "light_strength", "light_warmth",
+    "melanin", "skin_hue", "hair_dark", "hair_red", "hair_grey",
+    "light_side", "light_height", "light_strength", "light_warmth",
     "background_hue", "background_value", "background_saturation", "background_gradient", "background_spots",
     "clothes_hue", "clothes_value", "clothes_saturation",
 )  # fmt: skip

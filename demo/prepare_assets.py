@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def read_base(path: Path) -> tuple[Array, list[tuple[int, tuple[int, int, int]]]
             group = words[1]
         elif words[0] == "f" and group in PARTS:
             corners = [int(word.split("/")[0]) - 1 for word in words[1:]]
-            triangles += [(PARTS[group], (corners[0], b, c)) for b, c in zip(corners[1:-1], corners[2:], strict=True)]
+            triangles += [(PARTS[group], (corners[0], b, c)) for b, c in pairwise(corners[1:])]
     return np.array(vertices), triangles
 
 

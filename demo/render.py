@@ -1,8 +1,8 @@
 """Draws the picture that a vector u describes: a shaded head, aligned as FFHQ aligns a photograph.
 
-The mesh is MakeHuman's CC0 head (`assets/`), deformed by its own targets. A z-buffer rasteriser keeps, for every sample, the
-triangle and where in it; colour is then painted by the position on the undeformed head, so that brows, lips and hairlines are
-as sharp as the picture.
+The mesh is MakeHuman's CC0 head (`assets/`), deformed by its own targets. A z-buffer rasteriser keeps, for every sample,
+the triangle and where in it; colour is then painted by the position on the undeformed head, so that brows, lips and
+hairlines are as sharp as the picture.
 """
 
 from __future__ import annotations
@@ -435,8 +435,9 @@ def _glasses(mesh: _Mesh, d: dict[str, float], eyes: Floats) -> None:
             fan = np.array([[0, i + 1, i + 2] for i in range(28)], np.int32)
             mesh.add(np.concatenate([centre, ring[1]]), np.concatenate([centre, ring[1]]), fan, LENS)
         hinge = np.array([eye[0] + side * size * 1.08, eye[1] + 0.04, front - 0.25 * eye[0] ** 2])
+        bar = np.array([0, 0.05, 0])
         temple = np.array([side * 0.86, eye[1] + 0.02, 0.55])
-        points = np.array([hinge, temple, hinge + [0, 0.05, 0], temple + [0, 0.05, 0]])
+        points = np.array([hinge, temple, hinge + bar, temple + bar])
         mesh.add(points, points, _grid_faces(2, 2), RIM)
     inner = [eyes[0][0] + size, eyes[1][0] - size]
     bridge = np.array([[x, eyes[:, 1].mean() + dy, front] for dy in (0.02, 0.065) for x in inner])

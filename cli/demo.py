@@ -1,0 +1,60 @@
+"""`faceanon-engine demo`: synthetic people, drawn, with exact labels."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from faceanon_engine.engine.errors import UserError
+
+
+@click.group()
+def demo() -> None:
+    """Draw synthetic people to try things on."""
+
+
+@demo.command()
+@click.argument("output", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--people", type=click.IntRange(1, 1_000_000), default=24, show_default=True, help="How many persons.")
+@click.option("--per-person", type=click.IntRange(1, 100), default=2, show_default=True, help="Pictures of each.")
+@click.option("--size", type=click.IntRange(16, 2048), default=256, show_default=True, help="Pixels a side.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**62),
+    default=900_000_000,
+    show_default=True,
+    help="Seed of the first person; the next has the next. From the default on, no bundled network has seen them.",
+)
+@click.option("--processes", type=click.IntRange(1, 256), help="How many at once.  [default: one a core]")
+def render(output: Path, people: int, per_person: int, size: int, seed: int, processes: int | None) -> None:
+    """Draw people into the folder OUTPUT: PNG pictures, aligned as FFHQ's, and labels.parquet.
+
+    The labels have CelebA's names (1 or -1), the number of the person, the angles of the head in degrees and every
+    parameter of the drawing. The same options draw the same pictures.
+    """
+    try:
+        from faceanon_engine.demo import labelled
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"drawing needs the package {error.name}, which is not installed: pip install 'faceanon-engine[demo]'"
+        ) from error
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"{output} is not empty: name a new folder, or empty this one")
+    messages = Console(stderr=True, highlight=False)
+    columns = (TextColumn("drawing"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=messages, disable=not messages.is_terminal, transient=True) as progress:
+        task = progress.add_task("", total=people * per_person)
+        # A worker takes a second to start: not worth it for a few pictures.
+        workers = processes or min(os.cpu_count() or 1, 1 + people * per_person // 64)
+        try:
+            for done, _ in labelled.write(
+                output, people=people, per_person=per_person, size=size, seed=seed, processes=workers
+            ):
+                progress.update(task, completed=done)
+        except OSError as error:
+            raise UserError(f"cannot write to {output}: {error.strerror or error}") from error
+    click.echo(f"{people * per_person} pictures of {people} people in {output}, labels in {output / labelled.LABELS}")
