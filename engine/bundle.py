@@ -1,0 +1,305 @@
+"""A bundle: the four networks of the method in one directory, `bundle.json` and a safetensors file each.
+
+    {"format": 1, "name": ..., "description": ...,
+     "networks": {ROLE: {"config": {...}, "file": "generator.safetensors", "sha256": ..., "bytes": ...,
+                         "dtype": "float32" | "float16",
+                         "source": {"format": ..., "file": ..., "sha256": ..., "url": ..., "licence": ...}}},
+     "extra": {...}}
+
+Files are stored in one of two types and computed with in float32. The digest covers what decides a result: the roles,
+the configurations and the files' checksums, neither names nor notes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from faceanon_engine.engine.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = 1
+ROLES = ("generator", "inverter", "identity_encoder", "attribute_encoder")
+DTYPES = ("float32", "float16")
+MANIFEST = "bundle.json"
+DEMO = "demo"
+
+
+@dataclass(frozen=True)
+class NetworkToWrite:
+    """A network on its way into a bundle: role, configuration dataclass, state dict in our layout, origin."""
+
+    role: str
+    config: Any
+    state_dict: dict[str, Any]
+    source: dict[str, str] = field(default_factory=dict)
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, as hexadecimal text."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def bundles_root() -> Path:
+    """Where installed bundles lie: $FACEANON_HOME/bundles when that is set, otherwise the user's data directory."""
+    home = os.environ.get("FACEANON_HOME")
+    if home:
+        return Path(home) / "bundles"
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("faceanon-engine")) / "bundles"
+
+
+def demo_path() -> Path:
+    """Directory of the bundle that comes with the package."""
+    from importlib.util import find_spec
+
+    spec = find_spec("faceanon_engine.demo")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(next(iter(spec.submodule_search_locations))) / "bundle"
+
+
+def installed() -> dict[str, Path]:
+    """Directories of the installed bundles by name, sorted; the one that comes with the package is not among them."""
+    root = bundles_root()
+    if not root.is_dir():
+        return {}
+    return {path.name: path for path in sorted(root.iterdir()) if (path / MANIFEST).is_file()}
+
+
+class Bundle:
+    """An opened bundle; see the module's description for what it holds."""
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        self.path = path
+        self.content = content
+        self.name: str = content["name"]
+        self.networks: dict[str, dict[str, Any]] = content["networks"]
+
+    @classmethod
+    def open(cls, name_or_path: str | os.PathLike[str] | None = None) -> Bundle:
+        """Open a bundle by directory or name; None means the only installed one, or the demo bundle when none is.
+
+        Raises UserError when there is no such bundle, when several are installed and none was named, and when
+        `bundle.json` is damaged or a file is missing or of another size. Checksums are `verify`'s part.
+        """
+        path = cls._find(name_or_path)
+        try:
+            content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise UserError(
+                    f"bundle {path} has format {content['format']}, this version reads {FORMAT}: import it again"
+                )
+            bundle = cls(path, content)
+            missing = [role for role in ROLES if role not in bundle.networks]
+            if missing:
+                raise UserError(f"bundle {path} lacks {', '.join(missing)}: import it again with all four networks")
+            for role in ROLES:
+                entry = bundle.networks[role]
+                file = bundle.file(role)
+                size = file.stat().st_size
+                if size != entry["bytes"]:
+                    raise UserError(f"{file} has {size} bytes, bundle.json says {entry['bytes']}: import it again")
+        except FileNotFoundError as error:
+            raise UserError(f"bundle {path}: {Path(error.filename).name} is missing: import it again") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"bundle {path}: bundle.json cannot be read ({error}): import it again") from None
+        return bundle
+
+    @staticmethod
+    def _find(name_or_path: str | os.PathLike[str] | None) -> Path:
+        found = installed()
+        if name_or_path is None:
+            if len(found) > 1:
+                raise UserError(f"several bundles are installed ({', '.join(found)}): choose one with --bundle")
+            return next(iter(found.values()), demo_path())
+        name = os.fspath(name_or_path)
+        if name in found:
+            return found[name]
+        if name == DEMO:
+            return demo_path()
+        if (Path(name) / MANIFEST).is_file():
+            return Path(name)
+        known = ", ".join([*found, DEMO])
+        raise UserError(f"no bundle {name!r}: known are {known}; a directory with a bundle.json will do as well")
+
+    def file(self, role: str) -> Path:
+        """The role's safetensors file; raises UserError for a name that leads out of the bundle."""
+        name = self.networks[role]["file"]
+        if Path(name).name != name:
+            raise UserError(f"bundle {self.path}: file name {name!r} leads out of the bundle: do not use this bundle")
+        return self.path / name
+
+    @property
+    def digest(self) -> str:
+        """sha256 over roles, configurations and files' checksums."""
+        decisive = {role: [self.networks[role]["config"], self.networks[role]["sha256"]] for role in ROLES}
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    def verify(self) -> list[str]:
+        """What is wrong with the files, a line each; empty when every checksum holds."""
+        problems = []
+        for role in ROLES:
+            file, expected = self.file(role), self.networks[role]["sha256"]
+            try:
+                found = sha256_of(file)
+            except OSError as error:
+                problems.append(f"{file}: cannot be read ({error.strerror})")
+                continue
+            if found != expected:
+                problems.append(f"{file}: sha256 is {found}, bundle.json says {expected}")
+        return problems
+
+    def load(self, role: str, device: str | torch.device = "cpu") -> Any:
+        """The role's network in float32 on the device, frozen; raises UserError when the file is not what it should be."""
+        import torch
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        from faceanon_engine.engine.networks import Generator, build
+
+        file = self.file(role)
+        try:
+            state = {key: value.float() for key, value in load_file(file).items()}
+            with torch.device("meta"):
+                network = build(role, self.networks[role]["config"])
+            for key, value in network.state_dict().items():
+                # A counter that inference never reads; it is not stored.
+                if key.endswith("num_batches_tracked"):
+                    state[key] = torch.zeros_like(value, device="cpu")
+            network.load_state_dict(state, assign=True)
+            network = _without_meta(network, role, self.networks[role]["config"], state)
+        except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:
+            line = str(error).splitlines()[0]
+            raise UserError(
+                f"{file} does not hold the {role} that bundle.json describes ({line}): check it with 'models verify'"
+            ) from None
+        network = network.to(device).eval().requires_grad_(False)
+        return network.freeze() if isinstance(network, Generator) else network
+
+    def generator(self, device: str | torch.device = "cpu") -> Any:
+        """The generator, frozen, on the device."""
+        return self.load("generator", device)
+
+    def inverter(self, device: str | torch.device = "cpu") -> Any:
+        """The inverter, frozen, on the device."""
+        return self.load("inverter", device)
+
+    def identity_encoder(self, device: str | torch.device = "cpu") -> Any:
+        """The identity encoder, frozen, on the device."""
+        return self.load("identity_encoder", device)
+
+    def attribute_encoder(self, device: str | torch.device = "cpu") -> Any:
+        """The attribute encoder, frozen, on the device."""
+        return self.load("attribute_encoder", device)
+
+    @classmethod
+    def write(
+        cls,
+        path: Path,
+        name: str,
+        networks: Iterable[NetworkToWrite],
+        *,
+        dtype: str = "float32",
+        description: str = "",
+        extra: dict[str, Any] | None = None,
+    ) -> Bundle:
+        """Write a bundle's directory, replacing one that is there, and open it.
+
+        The directory appears whole or not at all. Raises UserError when a role is missing, given twice or unknown, when
+        the networks do not fit each other, and when the directory cannot be written.
+        """
+        import torch
+        from safetensors.torch import save_file
+
+        if dtype not in DTYPES:
+            raise UserError(f"unknown dtype {dtype!r}: use one of {', '.join(DTYPES)}")
+        by_role: dict[str, NetworkToWrite] = {}
+        for network in networks:
+            if network.role not in ROLES:
+                raise UserError(f"unknown network {network.role!r}: a bundle holds {', '.join(ROLES)}")
+            if network.role in by_role:
+                raise UserError(
+                    f"{network.role} is given twice: leave one of the files out, or name the role it is for"
+                )
+            by_role[network.role] = network
+        missing = [role for role in ROLES if role not in by_role]
+        if missing:
+            raise UserError(f"bundle {name!r} lacks {', '.join(missing)}: give a checkpoint of each")
+        _check_fit(by_role)
+        entries: dict[str, Any] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+            try:
+                for role in ROLES:
+                    network = by_role[role]
+                    kind = getattr(torch, dtype)
+                    state = {
+                        key: value.detach().to("cpu", kind).contiguous().clone()
+                        for key, value in network.state_dict.items()
+                        if value.is_floating_point()
+                    }
+                    bad = [key for key, value in state.items() if not torch.isfinite(value).all()]
+                    if bad:
+                        raise UserError(f"{role}: {bad[0]} is not finite as {dtype}: store it as float32")
+                    file = temporary / f"{role}.safetensors"
+                    save_file(state, file)
+                    entries[role] = {
+                        "config": asdict(network.config),
+                        "file": file.name,
+                        "sha256": sha256_of(file),
+                        "bytes": file.stat().st_size,
+                        "dtype": dtype,
+                        "source": network.source,
+                    }
+                content = {
+                    "format": FORMAT,
+                    "name": name,
+                    "description": description,
+                    "networks": entries,
+                    "extra": extra or {},
+                }
+                (temporary / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+                temporary.chmod(0o755)
+                if path.exists():
+                    shutil.rmtree(path)
+                os.replace(temporary, path)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        except OSError as error:
+            raise UserError(
+                f"bundle {path} cannot be written ({error.strerror or error}): free space, check rights"
+            ) from None
+        return cls.open(path)
+
+
+def _without_meta(network: Any, role: str, config: dict[str, Any], state: dict[str, Any]) -> Any:
+    """The network itself, or a fully built one where buffers outside the state dict would have no values."""
+    if not any(buffer.is_meta for buffer in network.buffers()):
+        return network
+    from faceanon_engine.engine.networks import build
+
+    real = build(role, config)
+    real.load_state_dict(state, assign=True)
+    return real
+
+
+def _check_fit(networks: dict[str, NetworkToWrite]) -> None:
+    generator, inverter = networks["generator"].config, networks["inverter"].config
+    if (inverter.rows, inverter.w_dim) != (generator.rows, generator.w_dim):
+        raise UserError(
+            f"the inverter gives {inverter.rows} rows of {inverter.w_dim}, the generator takes {generator.rows} of "
+            f"{generator.w_dim}: use an inverter that was trained for this generator"
+        )
