@@ -1,7 +1,7 @@
 """Who is drawn: one standard-normal vector describes a person, the scene and the camera.
 
-Every picture of the demo is a deterministic function of a vector u [P]. Its coordinates have names and belong to groups,
-which is what makes supervised style mixing possible: a group can be exchanged between two pictures without touching
+Every picture of the demo is a deterministic function of a vector u [P]. Its coordinates have names and belong to
+groups, which makes supervised style mixing possible: a group can be exchanged between two pictures without touching
 another.
 """
 

@@ -1,6 +1,6 @@
 """Draws the picture that a vector u describes: a shaded head, aligned as FFHQ aligns a photograph.
 
-The mesh is MakeHuman's CC0 head (`assets/`), deformed by its own targets. A z-buffer rasteriser keeps, for every sample,
+The mesh is MakeHuman's CC0 head (`assets/`), deformed by its own targets. A z-buffer rasteriser keeps for every sample
 the triangle and where in it; colour is then painted by the position on the undeformed head, so that brows, lips and
 hairlines are as sharp as the picture.
 """
