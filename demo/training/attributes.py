@@ -36,7 +36,6 @@ def targets(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     arguments = parser(__doc__, batch=64).parse_args()
     data = Data(arguments.data, "scenes")
-    binary, values = targets(np.asarray(data.codes))
     torch.manual_seed(arguments.seed)
     device = torch.device(arguments.device)
     networks = nn.ModuleDict(
@@ -52,8 +51,8 @@ def main() -> None:
             for rows in torch.randperm(len(data), generator=generator).split(arguments.batch):
                 order = rows.sort().values.numpy()
                 _, images = data.batch(order, device)
-                answers = (torch.from_numpy(array[order]).to(device) for array in (binary, values))
-                yield images, *answers
+                binary, values = targets(np.asarray(data.codes[order]))
+                yield images, torch.from_numpy(binary).to(device), torch.from_numpy(values).to(device)
 
     def loss_of(modules: nn.ModuleDict, batch: Any, step: int) -> dict[str, Tensor]:
         images, yes, value = batch

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from faceanon_engine.demo.people import SIZE
+from faceanon_engine.demo.training.dataset import CHUNK
 from faceanon_engine.engine.networks import (
     AttributeEncoderConfig,
     GeneratorConfig,
@@ -35,9 +36,9 @@ GENERATOR = GeneratorConfig(
 )
 INVERTER = InverterConfig(input_size=64, rows=10, w_dim=128, units=(1, 2, 2, 1), widths=(24, 48, 96, 128), reduction=8)
 IDENTITY_ENCODER = IdentityEncoderConfig(
-    input_size=64,
-    resize=None,
-    crop=None,
+    input_size=48,
+    resize=64,
+    crop=(12, 60, 8, 56),  # the face without most of the hair
     units=(1, 2, 2, 1),
     widths=(24, 48, 96, 128),
     reduction=8,
@@ -57,15 +58,17 @@ ATTRIBUTE_ENCODER = AttributeEncoderConfig(
 
 
 class Data:
-    """Codes and pictures of one rendered set, memory-mapped; `limit` rows of what is finished."""
+    """Codes and pictures of one rendered set, memory-mapped; it may still be growing."""
 
     def __init__(self, folder: Path, kind: str, size: int = RESOLUTION) -> None:
         stem = folder / f"{kind}-{size}"
         self.codes = np.load(f"{stem}-codes.npy", mmap_mode="r")
         self.images = np.load(f"{stem}-images.npy", mmap_mode="r")
+        self._done = Path(f"{stem}.done")
 
     def __len__(self) -> int:
-        return len(self.codes)
+        """Pictures that are finished now."""
+        return min(len(self.codes), int(self._done.read_text()) * CHUNK)
 
     def batch(self, rows: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
         """Codes [N, P] and pictures [N, 3, S, S] in [-1, 1] of those rows."""
