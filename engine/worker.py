@@ -76,7 +76,7 @@ class FalcoWorker:
     @property
     def resolution(self) -> int:
         """Side of the generator's images in pixels."""
-        return int(self._bundle.config("generator").resolution)
+        return int(self._bundle.networks["generator"]["config"]["resolution"])
 
     def about(self) -> dict[str, str]:
         import torch
@@ -157,4 +157,4 @@ def _floats(images: Images) -> Any:
 
     from faceanon_engine.engine.features import from_uint8
 
-    return from_uint8(torch.from_numpy(images))
+    return from_uint8(torch.tensor(images))

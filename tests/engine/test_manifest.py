@@ -22,7 +22,8 @@ def path(tmp_path: Path) -> Path:
 
 def test_rows_come_back_as_they_were_recorded(path: Path) -> None:
     with Manifest.create(path) as manifest:
-        manifest.list_inputs([InputRow("a.jpg", 10, 20), InputRow("b.jpg", 1, 2)], [ItemRow("a.jpg", 0, output="a.png")])
+        inputs = [InputRow("a.jpg", 10, 20), InputRow("b.jpg", 1, 2)]
+        manifest.list_inputs(inputs, [ItemRow("a.jpg", 0, output="a.png")])
         manifest.finish([DONE], faces={"a.jpg": 1})
         manifest.put({"settings": {"margin": 0.0}})
     with Manifest.read(path) as manifest:
