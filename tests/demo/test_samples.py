@@ -1,4 +1,4 @@
-"""The sample images are what their table and their README say: held-out people, stored in the ways cameras store them."""
+"""The sample images are what their table and README say: held-out people, stored in the ways cameras store them."""
 
 from __future__ import annotations
 
