@@ -162,7 +162,7 @@ class Bundle:
         return problems
 
     def load(self, role: str, device: str | torch.device = "cpu") -> Any:
-        """The role's network in float32 on the device, frozen; raises UserError when the file is not what it should be."""
+        """The role's network in float32 on the device, frozen; raises UserError when the file does not hold it."""
         import torch
         from safetensors import SafetensorError
         from safetensors.torch import load_file

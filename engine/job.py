@@ -479,18 +479,11 @@ class _Job:
         encoded = image_files.encode(
             result.images[number], self.settings.resolved_format, self.settings.resolved_quality
         )
-        path = self.output / output
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if codes is not None:
-                stream = io.BytesIO()
-                np.save(stream, np.asarray(result.codes[number], np.float32))
-                image_files.write_atomically(self.output / codes, stream.getvalue())
-            image_files.write_atomically(path, encoded)
-        except OSError as error:
-            raise UserError(
-                f"{path} cannot be written ({error.strerror or error}): mend that and run the same command again"
-            ) from None
+        if codes is not None:
+            stream = io.BytesIO()
+            np.save(stream, np.asarray(result.codes[number], np.float32))
+            _write_file(self.output / codes, stream.getvalue())
+        _write_file(self.output / output, encoded)
 
     def _fail(self, face: _Face, reason: str, message: str) -> None:
         logger.info("%s: %s: %s", face.row.input, reason, message)
@@ -558,7 +551,7 @@ class _Job:
                 )
             )
         title = f"{self.settings.preset}, margin {self.settings.margin:g}, {self.settings.resolved_steps} steps"
-        image_files.write_atomically(path, image_files.encode(draw(sheet, title), "png", 95))
+        _write_file(path, image_files.encode(draw(sheet, title), "png", 95))
         self.manifest.put({"contact_sheet": content})
         return path
 
@@ -665,6 +658,16 @@ def _locked(output: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image_files.write_atomically(path, content)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}): mend that and run the same command again"
+        ) from None
 
 
 def _remove_temporaries(output: Path) -> None:

@@ -1,0 +1,216 @@
+"""Image files: finding them, decoding whatever people have, and writing results that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from faceanon_engine.engine.errors import UserError
+
+Pixels = npt.NDArray[np.uint8]
+
+SUFFIXES = frozenset(
+    {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm"}
+    | {".tga", ".tif", ".tiff", ".webp"}
+)
+DEFAULT_MAX_PIXELS = 100_000_000
+_TEMPORARY_PREFIX = ".faceanon-tmp-"
+TEMPORARY_PATTERN = _TEMPORARY_PREFIX + "*"
+# Decoders that only images in the wild need; others (PDF-like, vector, video) are refused as not an image.
+_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+
+
+class InputError(Exception):
+    """One input cannot be used: `reason` is a stable code, `message` a line for people."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """An image to read, and its path relative to the input as it will be in the output."""
+
+    path: Path
+    relative: PurePosixPath
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """pixels uint8 [H, W, 3] RGB, upright; the container format that was found in the file."""
+
+    pixels: Pixels
+    format: str
+
+
+def find_inputs(source: Path) -> Iterator[InputFile]:
+    """Images of a folder (recursive, sorted, hidden names left out), one image, or those a text file lists.
+
+    In folders a file counts by its suffix, in lists every line counts: one path a line, relative to the list's folder,
+    blank lines and lines that begin with # left out. Raises UserError when the source is missing or unreadable.
+    """
+    if source.is_dir():
+        yield from _walk(source)
+    elif not source.exists():
+        raise UserError(f"{source} does not exist: give a folder of images, an image, or a text file of paths")
+    elif source.suffix.lower() in {".txt", ".lst", ".list"}:
+        yield from _listed(source)
+    else:
+        yield InputFile(source, PurePosixPath(source.name))
+
+
+def _walk(root: Path) -> Iterator[InputFile]:
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): mend its rights, or leave it out")
+
+    # Links to folders are not followed: they may lead round in a circle.
+    for folder, folders, files in os.walk(root, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = Path(folder, name)
+            if not name.startswith(".") and path.suffix.lower() in SUFFIXES:
+                yield InputFile(path, PurePosixPath(path.relative_to(root).as_posix()))
+
+
+def _listed(file: Path) -> Iterator[InputFile]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not a text file in UTF-8: list one path a line") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}): mend its rights") from None
+    seen = set()
+    for line in lines:
+        name = line.strip()
+        if not name or name.startswith("#"):
+            continue
+        path = Path(name) if os.path.isabs(name) else file.parent / name
+        # What lies outside the list's folder keeps its name below the root, so that no output leaves its folder.
+        parts = [part for part in PurePosixPath(Path(name).as_posix()).parts if part not in ("/", "..", ".")]
+        relative = PurePosixPath(*parts)
+        if path not in seen:
+            seen.add(path)
+            yield InputFile(path, relative)
+
+
+def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> DecodedImage:
+    """Decode a file to upright RGB; raises InputError with the reason when that cannot be done.
+
+    Transparency is laid on white, 16-bit greyscale is scaled to 8 bits, CMYK and other spaces are converted, an
+    animation gives its first frame. Reasons: "missing", "unreadable", "empty", "not-an-image", "truncated", "too-large", "damaged".
+    """
+    try:
+        if path.is_dir():
+            raise InputError("unreadable", "it is a folder")
+        if path.stat().st_size == 0:
+            raise InputError("empty", "the file has no bytes")
+        with open(path, "rb") as stream:
+            return _decode(stream, max_pixels)
+    except FileNotFoundError:
+        raise InputError("missing", "there is no such file") from None
+    except PermissionError:
+        raise InputError("unreadable", "it may not be read: mend its rights") from None
+
+
+def _decode(stream: Any, max_pixels: int) -> DecodedImage:
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # our own limit names the file and the remedy
+    try:
+        with Image.open(stream, formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise InputError(
+                    "too-large", f"{width} x {height} pixels are more than the {max_pixels} allowed: scale it down"
+                )
+            if min(width, height) < 8:
+                raise InputError("too-small", f"{width} x {height} pixels show no face")
+            kind = image.format or "?"
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            return DecodedImage(np.ascontiguousarray(_rgb(upright)), kind)
+    except UnidentifiedImageError:
+        raise InputError("not-an-image", "no known image format begins like this") from None
+    except (OSError, EOFError) as error:
+        text = str(error)
+        if "truncated" in text or "Truncated" in text or "unexpected end" in text or isinstance(error, EOFError):
+            raise InputError("truncated", "the file ends too early: copy it again") from None
+        raise InputError("damaged", f"it cannot be decoded ({text.splitlines()[0] if text else 'no reason'})") from None
+    except (ValueError, SyntaxError, IndexError, ZeroDivisionError, OverflowError, TypeError) as error:
+        raise InputError("damaged", f"it cannot be decoded ({error})") from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _rgb(image: Image.Image) -> Pixels:
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        values = np.asarray(image).astype(np.float64)
+        top = 65535.0 if image.mode != "F" else max(1.0, float(np.nanmax(values)))
+        grey = np.clip(np.nan_to_num(values) / top * 255 + 0.5, 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        coloured = image.convert("RGBA")
+        white = Image.new("RGBA", coloured.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, coloured)
+    return np.asarray(image.convert("RGB"), np.uint8)
+
+
+def encode(pixels: Pixels, format: str, quality: int = 95) -> bytes:
+    """The file's bytes of pixels uint8 [H, W, 3]: "png", "jpeg" or "webp", without any metadata."""
+    stream = io.BytesIO()
+    image = Image.fromarray(pixels)
+    if format == "png":
+        image.save(stream, "PNG", compress_level=6)
+    elif format == "jpeg":
+        image.save(stream, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2, optimize=True)
+    elif format == "webp":
+        image.save(stream, "WEBP", quality=quality, method=4)
+    else:
+        raise UserError(f"unknown image format {format!r}: use png, jpeg or webp")
+    return stream.getvalue()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file that appears under its name whole or not at all, and stays after a power cut.
+
+    Folders are made. Raises UserError naming the path when it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        remedy = "free space, then run the same command again"
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "check the folder's rights, then run the same command again"
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): {remedy}") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
