@@ -27,7 +27,7 @@ DEFAULT_MAX_PIXELS = 100_000_000
 _TEMPORARY_PREFIX = ".faceanon-tmp-"
 TEMPORARY_PATTERN = _TEMPORARY_PREFIX + "*"
 # Decoders that only images in the wild need; others (PDF-like, vector, video) are refused as not an image.
-_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
 
 class InputError(Exception):
@@ -109,7 +109,8 @@ def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> DecodedImage
     """Decode a file to upright RGB; raises InputError with the reason when that cannot be done.
 
     Transparency is laid on white, 16-bit greyscale is scaled to 8 bits, CMYK and other spaces are converted, an
-    animation gives its first frame. Reasons: "missing", "unreadable", "empty", "not-an-image", "truncated", "too-large", "damaged".
+    animation gives its first frame. Reasons: "missing", "unreadable", "empty", "not-an-image", "truncated",
+    "too-large", "too-small", "damaged".
     """
     try:
         if path.is_dir():
@@ -125,7 +126,7 @@ def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> DecodedImage
 
 
 def _decode(stream: Any, max_pixels: int) -> DecodedImage:
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # our own limit names the file and the remedy
+    Image.init()  # every decoder must be registered before it can be named
     try:
         with Image.open(stream, formats=_FORMATS) as image:
             width, height = image.size
@@ -139,6 +140,8 @@ def _decode(stream: Any, max_pixels: int) -> DecodedImage:
             image.load()
             upright = ImageOps.exif_transpose(image)
             return DecodedImage(np.ascontiguousarray(_rgb(upright)), kind)
+    except Image.DecompressionBombError:
+        raise InputError("too-large", f"it has more than the {max_pixels} pixels allowed: scale it down") from None
     except UnidentifiedImageError:
         raise InputError("not-an-image", "no known image format begins like this") from None
     except (OSError, EOFError) as error:
@@ -148,8 +151,6 @@ def _decode(stream: Any, max_pixels: int) -> DecodedImage:
         raise InputError("damaged", f"it cannot be decoded ({text.splitlines()[0] if text else 'no reason'})") from None
     except (ValueError, SyntaxError, IndexError, ZeroDivisionError, OverflowError, TypeError) as error:
         raise InputError("damaged", f"it cannot be decoded ({error})") from None
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _rgb(image: Image.Image) -> Pixels:
