@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -12,6 +13,8 @@ import click
 
 from faceanon_engine import __version__
 from faceanon_engine.engine.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # Name: (module, attribute, help). The help stands here so that listing commands loads none of them.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -77,6 +80,13 @@ def main() -> None:
         # Whoever read our output has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except Exception as error:
+        logger.debug("unexpected error", exc_info=True)
+        _leave(
+            f"error: unexpected {type(error).__name__}: {error}: this is a mistake in the program; "
+            "'--log-level debug' shows where",
+            2,
+        )
     sys.exit(code if isinstance(code, int) else 0)
 
 

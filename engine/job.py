@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -581,8 +581,22 @@ def _find(settings: JobSettings) -> list[InputFile]:
         raise UserError(f"INPUT {settings.input} lies inside OUTPUT {settings.output}: give a folder outside of it")
     found = list(image_files.find_inputs(settings.input))
     if not found:
-        raise UserError(f"no images in {settings.input}: looked for files in it and in its folders")
-    return found[: settings.limit]
+        raise UserError(f"no images in {settings.input}: give a folder of images, an image, or a text file of paths")
+    return _told_apart(found)[: settings.limit]
+
+
+def _told_apart(files: Iterable[InputFile]) -> list[InputFile]:
+    """The files with distinct relative paths: a list may name files of one name in different places."""
+    seen: set[str] = set()
+    result = []
+    for file in files:
+        relative, number = file.relative, 2
+        while readable(relative) in seen:
+            relative = file.relative.with_name(f"{file.relative.stem}~{number}{file.relative.suffix}")
+            number += 1
+        seen.add(readable(relative))
+        result.append(file if relative == file.relative else replace(file, relative=relative))
+    return result
 
 
 def _identity(settings: JobSettings, worker: Worker) -> dict[str, Any]:

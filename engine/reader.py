@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -81,7 +81,6 @@ def thread_count() -> int:
     return max(1, min(4, os.cpu_count() or 1))
 
 
-def readable(relative: Path | str) -> str:
+def readable(relative: PurePath) -> str:
     """A path as text with forward slashes; bytes that are no UTF-8 are spelled as escapes, so that it can be stored."""
-    text = relative.as_posix() if isinstance(relative, Path) else str(relative)
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return relative.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

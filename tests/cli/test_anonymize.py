@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -228,16 +229,23 @@ def test_what_cannot_work_is_one_line_and_exit_code_2(tmp_path: Path, case: str)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unreadable for root")
 def test_an_unreadable_folder_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
-    make_inputs(tmp_path / "in", 1)
-    (tmp_path / "in").chmod(0)
-    try:
-        run = call(*job(tmp_path))
-    finally:
-        (tmp_path / "in").chmod(0o755)
+    """Root reads everything, so this runs as nobody where the tests run as root."""
+    nobody = 65534
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        make_inputs(folder / "in", 1)
+        (folder / "in").chmod(0)
+        user = nobody if os.geteuid() == 0 else None
+        arguments = command("anonymize", folder / "in", folder / "out", "--align", "never")
+        if user and subprocess.run([sys.executable, "-c", ""], user=user, check=False, capture_output=True).returncode:
+            pytest.skip("nobody may not run this Python")
+        run = subprocess.run(arguments, capture_output=True, text=True, env=environment(), check=False, user=user)
+        (folder / "in").chmod(0o755)
     assert run.returncode == 2
-    assert run.stderr.count("\n") == 1
+    assert run.stderr.count("\n") == 1, run.stderr
+    assert str(folder) in run.stderr
 
 
 def test_a_full_disk_is_one_line_and_exit_code_2(tmp_path: Path) -> None:

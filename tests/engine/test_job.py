@@ -415,3 +415,15 @@ def test_the_python_api_is_the_same_job(settings: JobSettings, monkeypatch: pyte
     assert run(settings).done_before == 2
     with pytest.raises(faceanon_engine.UserError, match="margin"):
         faceanon_engine.anonymize(settings.input, settings.output, margin=2)
+
+
+def test_a_list_may_name_files_of_one_name_in_different_places(tmp_path: Path, settings: JobSettings) -> None:
+    make_inputs(tmp_path / "here", 1)
+    make_inputs(tmp_path / "there", 1, {0: (1, 2, 3)})
+    listed = tmp_path / "here" / "list.txt"
+    listed.write_text(f"photo-00.png\n../photo-00.png\n# a remark\n{tmp_path / 'there' / 'photo-00.png'}\n")
+    (tmp_path / "photo-00.png").write_bytes((tmp_path / "there" / "photo-00.png").read_bytes())
+    result = run(replace(settings, input=listed))
+    assert (result.inputs, result.done) == (3, 3)
+    assert {"photo-00.png", "photo-00~2.png"} <= {row.input for row in items(settings)}
+    assert all((settings.output / str(row.output)).resolve().is_relative_to(settings.output) for row in items(settings))
