@@ -274,6 +274,9 @@ class _Job:
         done_before = self.manifest.counts()["done"]
         about = self.worker.about()
         self.observer.started(about, len(self.files), len(self.files) - len(todo))
+        others = _other_files(self.settings.input)
+        if others:
+            self.observer.note(f"left out, having no image's suffix: {others[0]}" + _and_more(len(others) - 1))
         if todo:
             self._load()
             self._anonymize(todo)
@@ -597,6 +600,25 @@ def _told_apart(files: Iterable[InputFile]) -> list[InputFile]:
         seen.add(readable(relative))
         result.append(file if relative == file.relative else replace(file, relative=relative))
     return result
+
+
+def _other_files(source: Path) -> list[str]:
+    """Files of a folder that are no inputs because of their names; hidden ones are nobody's business."""
+    if not source.is_dir():
+        return []
+    found = []
+    for folder, folders, files in os.walk(source):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            readable(Path(folder, name).relative_to(source))
+            for name in sorted(files)
+            if not name.startswith(".") and Path(name).suffix.lower() not in image_files.SUFFIXES
+        ]
+    return found
+
+
+def _and_more(count: int) -> str:
+    return f" and {count} more" if count else ""
 
 
 def _identity(settings: JobSettings, worker: Worker) -> dict[str, Any]:

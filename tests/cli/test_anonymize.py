@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -229,23 +228,56 @@ def test_what_cannot_work_is_one_line_and_exit_code_2(tmp_path: Path, case: str)
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unreadable_folder_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
-    """Root reads everything, so this runs as nobody where the tests run as root."""
-    nobody = 65534
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        make_inputs(folder / "in", 1)
-        (folder / "in").chmod(0)
-        user = nobody if os.geteuid() == 0 else None
-        arguments = command("anonymize", folder / "in", folder / "out", "--align", "never")
-        if user and subprocess.run([sys.executable, "-c", ""], user=user, check=False, capture_output=True).returncode:
-            pytest.skip("nobody may not run this Python")
-        run = subprocess.run(arguments, capture_output=True, text=True, env=environment(), check=False, user=user)
-        (folder / "in").chmod(0o755)
-    assert run.returncode == 2
+def _obey_permissions() -> None:
+    """Take from a process that is about to start root's right to read everything; others have none to lose."""
+    import ctypes
+
+    drop_from_bounding_set, override, read_search = 24, 1, 2
+    for capability in (override, read_search):
+        ctypes.CDLL(None).prctl(drop_from_bounding_set, capability, 0, 0, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="takes capabilities away as Linux does")
+@pytest.mark.parametrize("closed", ["in", "in/deeper"])
+def test_an_unreadable_folder_is_one_line_and_exit_code_2(tmp_path: Path, closed: str) -> None:
+    make_inputs(tmp_path / "in", 1)
+    make_inputs(tmp_path / "in" / "deeper", 1)
+    (tmp_path / closed).chmod(0)
+    try:
+        run = subprocess.run(
+            command(*job(tmp_path)),
+            capture_output=True,
+            text=True,
+            env=environment(),
+            check=False,
+            preexec_fn=_obey_permissions,
+        )
+    finally:
+        (tmp_path / closed).chmod(0o755)
+    assert run.returncode == 2, run.stdout
     assert run.stderr.count("\n") == 1, run.stderr
-    assert str(folder) in run.stderr
+    assert str(tmp_path / closed) in run.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="takes capabilities away as Linux does")
+def test_an_unreadable_image_is_a_row_and_an_unwritable_output_is_not(tmp_path: Path) -> None:
+    paths = make_inputs(tmp_path / "in", 2)
+    paths[0].chmod(0)
+    arguments = {"capture_output": True, "text": True, "env": environment(), "preexec_fn": _obey_permissions}
+    run = subprocess.run(command(*job(tmp_path, "--json")), check=False, **arguments)  # type: ignore[call-overload]
+    assert run.returncode == 1, run.stderr
+    assert [failure["reason"] for failure in json.loads(run.stdout)["failures"]] == ["unreadable"]
+    (tmp_path / "closed").mkdir(mode=0o555)
+    for output in (tmp_path / "closed", tmp_path / "closed" / "new"):
+        for more in ((), ("--dry-run",)):
+            refused = subprocess.run(
+                command("anonymize", tmp_path / "in", output, "--align", "never", *more),
+                check=False,
+                **arguments,  # type: ignore[call-overload]
+            )
+            assert refused.returncode == 2, refused.stderr
+            assert refused.stderr.count("\n") == 1, refused.stderr
 
 
 def test_a_full_disk_is_one_line_and_exit_code_2(tmp_path: Path) -> None:

@@ -427,3 +427,12 @@ def test_a_list_may_name_files_of_one_name_in_different_places(tmp_path: Path, s
     assert (result.inputs, result.done) == (3, 3)
     assert {"photo-00.png", "photo-00~2.png"} <= {row.input for row in items(settings)}
     assert all((settings.output / str(row.output)).resolve().is_relative_to(settings.output) for row in items(settings))
+
+
+def test_files_that_are_no_inputs_are_mentioned(settings: JobSettings) -> None:
+    make_inputs(settings.input, 1)
+    for name in ("labels.csv", "README", ".hidden"):
+        (settings.input / name).write_text("x")
+    observer = Notes()
+    assert run(settings, observer).inputs == 1
+    assert observer.notes == ["left out, having no image's suffix: README and 1 more"]
