@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -31,8 +32,8 @@ GENERATOR = GeneratorConfig(
     w_dim=128,
     channel_base=2560,
     channel_max=128,
-    mapping_layers=4,
-    mapping_lr_multiplier=0.1,
+    mapping_layers=2,
+    mapping_lr_multiplier=1.0,
 )
 INVERTER = InverterConfig(input_size=64, rows=10, w_dim=128, units=(1, 2, 2, 1), widths=(24, 48, 96, 128), reduction=8)
 IDENTITY_ENCODER = IdentityEncoderConfig(
@@ -161,7 +162,7 @@ def train(
     source = batches(torch.Generator().manual_seed(arguments.seed + step))
     while step < arguments.steps and time.monotonic() - started < arguments.minutes * 60:
         warm = min(1.0, (step + 1) / 200)
-        rate = arguments.rate * warm * 0.5 * (1 + np.cos(np.pi * step / arguments.steps))
+        rate = arguments.rate * warm * 0.5 * (1 + math.cos(math.pi * step / arguments.steps))
         for group in optimiser.param_groups:
             group["lr"] = rate
         with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):

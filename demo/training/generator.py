@@ -75,7 +75,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     networks = nn.ModuleDict({"generator": Generator(GENERATOR).to(memory_format=torch.channels_last)})
     batches = random_batches(data, arguments.batch, torch.device(arguments.device))
-    train(arguments, networks, batches, loss_of, averaged="generator", betas=(0.0, 0.99))
+    train(arguments, networks, batches, loss_of, averaged="generator", decay=0.999)
 
 
 if __name__ == "__main__":
