@@ -104,7 +104,7 @@ class ProgressObserver(Observer):
     def pool(self, done: int, total: int) -> None:
         if self._pool is None:
             self._pool = self._progress.add_task("making the pool", total=total, detail="")
-        self._progress.update(self._pool, completed=done)
+        self._progress.update(self._pool, completed=done, visible=done < total)
 
     def batch(self, size: int, step: int, steps: int) -> None:
         self._progress.start_task(self._inputs)

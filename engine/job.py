@@ -337,8 +337,21 @@ class _Job:
                 self.rows[path] = [self._planned(path, row.face) if not row.output else row for row in self.rows[path]]
                 new_items += self.rows[path]
             todo.append(file)
+        if self.settings.limit is None:
+            new_items += self._vanished()
         self.manifest.list_inputs(new_inputs, new_items, forget=changed)
         return todo
+
+    def _vanished(self) -> list[ItemRow]:
+        """What an earlier run listed and did not finish, and is not among the inputs any more."""
+        present = {readable(file.relative) for file in self.files}
+        return [
+            replace(row, state="failed", reason="missing", message="it is no longer there", finished_at=_now())
+            for path, rows in self.rows.items()
+            if path not in present
+            for row in rows
+            if row.state != "done"
+        ]
 
     def _planned(self, path: str, face: int) -> ItemRow:
         """A new pending row, or a failed one where a file that is not ours has the name."""

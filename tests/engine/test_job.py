@@ -436,3 +436,14 @@ def test_files_that_are_no_inputs_are_mentioned(settings: JobSettings) -> None:
     observer = Notes()
     assert run(settings, observer).inputs == 1
     assert observer.notes == ["left out, having no image's suffix: README and 1 more"]
+
+
+def test_an_input_that_was_listed_and_is_gone_says_so(settings: JobSettings) -> None:
+    paths = make_inputs(settings.input, 3)
+    paths[1].write_bytes(b"broken")
+    run(settings)
+    paths[0].unlink()
+    paths[1].unlink()
+    result = run(settings)
+    assert [(failure.input, failure.reason) for failure in result.failures] == [("photo-01.png", "missing")]
+    assert result.done == 2, "what is done stays done"
