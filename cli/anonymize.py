@@ -57,7 +57,7 @@ def _print_plan(plan: Any) -> None:
         console.print(f"{verbs[item.action]}: {item.input} {ending}", markup=False, soft_wrap=True)
     counts = {action: sum(item.action == action for item in plan.items) for action in verbs}
     console.print(
-        f"{counts['anonymize']} inputs to do, {counts['keep']} done already, {counts['fail']} that would fail; "
+        f"{counts['anonymize']} faces to do, {counts['keep']} done already, {counts['fail']} inputs that would fail; "
         f"nothing was written to {plan.output}",
         markup=False,
         soft_wrap=True,

@@ -99,7 +99,9 @@ _JOB_OPTIONS = (
     click.option(
         "--quality", type=click.IntRange(1, 100), metavar="1..100", help="Of jpeg and webp.  [default: the preset's]"
     ),
-    click.option("--save-codes/--no-save-codes", help="Write each result's w+ code beside it, as .w_plus.npy."),
+    click.option(
+        "--save-codes/--no-save-codes", default=False, help="Write each result's w+ code beside it, as .w_plus.npy."
+    ),
     metric,
     pool_size,
     truncation,

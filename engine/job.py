@@ -104,9 +104,10 @@ class JobResult:
 
 @dataclass(frozen=True)
 class PlannedItem:
-    """What a dry run says of one input."""
+    """What a dry run says of one face, or of an input without any."""
 
     input: str
+    face: int
     action: str
     """anonymize, keep (done already) or fail."""
     output: str | None
@@ -212,32 +213,37 @@ def plan(settings: JobSettings, *, make_worker: WorkerFactory | None = None) -> 
             inputs, known = manifest.inputs(), _by_input(manifest.items())
     names = _names(settings, files, known)
     items: list[PlannedItem] = []
+    reader = Reader(settings.align, worker.resolution)
+
+    def count(file: InputFile) -> int:
+        return len(reader.faces_of(file))
+
     with threads() as executor:
-
-        def check(file: InputFile) -> InputError | None:
-            try:
-                image_files.read_image(file.path)
-            except InputError as error:
-                return error
-            return None
-
-        for file, future in ahead(executor, check, files, 2 * thread_count()):
+        todo = []
+        for file in files:
             path = readable(file.relative)
             rows = known.get(path, [])
             if path in inputs and not _changed(inputs[path], file) and _all_done(settings.output, inputs[path], rows):
-                items.extend(PlannedItem(path, "keep", row.output) for row in rows)
-                continue
-            error = future.result()
-            output = rows[0].output if rows else names.choose(path)
-            if error is None:
-                problem = None if rows else _foreign_file(settings.output, output)
-                items.append(
-                    PlannedItem(path, "fail", None, "output-exists", problem)
-                    if problem
-                    else PlannedItem(path, "anonymize", output)
-                )
+                items.extend(PlannedItem(path, row.face, "keep", row.output) for row in rows)
             else:
-                items.append(PlannedItem(path, "fail", None, error.reason, error.message))
+                todo.append(file)
+        for file, future in ahead(executor, count, todo, 2 * thread_count()):
+            path = readable(file.relative)
+            outputs = [row.output for row in known.get(path, []) if row.output is not None]
+            try:
+                faces = future.result()
+            except InputError as error:
+                items.append(PlannedItem(path, 0, "fail", None, error.reason, error.message))
+                continue
+            for face in range(faces):
+                output = outputs[face] if face < len(outputs) else names.choose(path, face)
+                problem = None if face < len(outputs) else _foreign_file(settings.output, output)
+                items.append(
+                    PlannedItem(path, face, "fail", None, "output-exists", problem)
+                    if problem
+                    else PlannedItem(path, face, "anonymize", output)
+                )
+    items.sort(key=lambda item: (item.input, item.face))
     return JobPlan(settings.output, worker.about(), tuple(items))
 
 
