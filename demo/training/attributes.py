@@ -2,9 +2,9 @@
 
     python -m faceanon_engine.demo.training.attributes DATA RUN --minutes 10
 
-A linear head on the class embedding answers CelebA's binary attributes and regresses pose, expression, hair, glasses and
-colours; a second one on the mean of the patch tokens answers the same, so that the tokens the attribute loss compares mean
-something. Both heads are kept for evaluation.
+A linear head on the class embedding answers CelebA's binary attributes and regresses pose, expression, hair, glasses
+and colours; a second one on the mean of the patch tokens answers the same, so that the tokens the attribute loss
+compares mean something. Both heads are kept for evaluation.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from faceanon_engine.demo.training.common import ATTRIBUTE_ENCODER, Data, parser
 from faceanon_engine.engine.networks import AttributeEncoder
 
 ATTRIBUTES = tuple(labels(np.zeros(len(INDEX))))[:-2]
-REGRESSED = tuple(
-    name for group in ("pose", "expression", "colour") for name in GROUPS[group] if name not in ("camera",)
-) + ("sex", "age", "race_a", "race_b", "fat", "beard", "moustache")  # fmt: skip
+REGRESSED = (
+    *(name for group in ("pose", "expression", "colour") for name in GROUPS[group] if name != "camera"),
+    *("sex", "age", "race_a", "race_b", "fat", "beard", "moustache"),
+)
 OUTPUTS = len(ATTRIBUTES) + len(REGRESSED)
 
 

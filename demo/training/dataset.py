@@ -3,8 +3,8 @@
     python -m faceanon_engine.demo.training.dataset scenes 40000 DATA
     python -m faceanon_engine.demo.training.dataset people 24000 DATA
 
-"scenes" are independent vectors. "people" are persons with a dozen pictures each; in half of a person's pictures hair, skin
-colour and beard are another's, so that a recogniser learns the face and not the hair.
+"scenes" are independent vectors. "people" are persons with a dozen pictures each; in half of a person's pictures hair,
+skin colour and beard are another's, so that a recogniser learns the face and not the hair.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from faceanon_engine.demo.render import render_codes
 
 CHUNK = 480
 PICTURES = 12
-DISGUISES = tuple(n for n in GROUPS["pose"] if n.startswith("hair")) + (
-    "melanin", "skin_hue", "hair_dark", "hair_red", "hair_grey", "beard", "moustache",
-)  # fmt: skip
+DISGUISES = (
+    *(name for name in GROUPS["pose"] if name.startswith("hair")),
+    *("melanin", "skin_hue", "hair_dark", "hair_red", "hair_grey", "beard", "moustache"),
+)
 
 
 def scene_codes(chunk: int) -> npt.NDArray[np.float32]:

@@ -2,9 +2,9 @@
 
     python -m faceanon_engine.demo.training.generator DATA RUN --minutes 40
 
-z is the renderer's vector u. Supervised style mixing gives the rows of w+ their meaning: for a picture with vector u, rows
-0-2 come from a vector that shares u's pose group, rows 3-7 from one that shares identity and expression, rows 8-9 from one
-that shares colours; everything else in them is random.
+z is the renderer's vector u. Supervised style mixing gives the rows of w+ their meaning: for a picture with vector u,
+rows 0-2 come from a vector that shares u's pose group, rows 3-7 from one that shares identity and expression, rows 8-9
+from one that shares colours; everything else in them is random.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python -m faceanon_engine.demo.training.inverter DATA RUN --generator GENERATOR_RUN --minutes 10
 
-The loss asks for the picture, through the frozen generator, and for the code that the mapping network gives the picture's
-vector.
+The loss asks for the picture, through the frozen generator, and for the code that the mapping network gives the
+picture's vector.
 """
 
 from __future__ import annotations

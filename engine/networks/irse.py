@@ -18,7 +18,7 @@ from faceanon_engine.engine.networks.resize import resize_and_crop
 class IdentityEncoderConfig:
     """Shape and preprocessing of an identity encoder; the defaults are ArcFace IR-SE50.
 
-    input_size: side the network sees, a multiple of 16. resize: shorter side before the crop; None resizes to input_size.
+    input_size: side the network sees, a multiple of 16. resize: shorter side before the crop; None: input_size.
     crop: (top, bottom, left, right) of the resized square, area-averaged to input_size; None crops nothing.
     units, widths: residual units and channels of the four stages, each of which halves the side.
     """

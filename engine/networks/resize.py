@@ -9,12 +9,10 @@ from torch import Tensor
 def resize_shorter_side(image: Tensor, size: int) -> Tensor:
     """Image [N, C, H, W] whose shorter side becomes `size`, antialiased bilinear; the longer side is rounded down."""
     height, width = image.shape[2:]
-    if min(height, width) == size:
+    shortest = min(height, width)
+    if shortest == size:
         return image
-    if height <= width:
-        shape = (size, int(size * width / height))
-    else:
-        shape = (int(size * height / width), size)
+    shape = (size * height // shortest, size * width // shortest)
     return F.interpolate(image, shape, mode="bilinear", antialias=True, align_corners=False)
 
 

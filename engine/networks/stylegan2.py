@@ -5,6 +5,7 @@ Source: StyleGAN2 (Karras, Laine, Aittala, Hellsten, Lehtinen, Aila, CVPR 2020),
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -74,8 +75,7 @@ class Mapping(nn.Module):
         super().__init__()
         widths = [config.z_dim] + [config.w_dim] * config.mapping_layers
         self.layers = nn.ModuleList(
-            EqualizedLinear(a, b, lr_multiplier=config.mapping_lr_multiplier)
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            EqualizedLinear(a, b, lr_multiplier=config.mapping_lr_multiplier) for a, b in itertools.pairwise(widths)
         )
 
     def forward(self, z: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class AttributeEncoderConfig:
 
 
 class AttributeFeatures(NamedTuple):
-    """embedding [N, embedding_dim]: projected class token, not normalised. tokens [N, T, width]: before the last norm."""
+    """embedding [N, E]: projected class token, not normalised; tokens [N, T, width]: before the last norm."""
 
     embedding: Tensor
     tokens: Tensor
