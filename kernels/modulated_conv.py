@@ -24,7 +24,7 @@ ACTIVATION_GAIN = math.sqrt(2)
 def modulated_conv_reference(
     x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: bool = True, up: bool = False
 ) -> Tensor:
-    """The definition: x [N, Cin, H, W], weight [Cout, Cin, k, k], styles [N, Cin] -> [N, Cout, H, W]; up doubles H, W."""
+    """The definition: x [N, Cin, H, W], weight [Cout, Cin, k, k], styles [N, Cin] -> [N, Cout, H, W]; up doubles."""
     batch, cin, height, width = x.shape
     cout, k = weight.shape[0], weight.shape[-1]
     each = weight[None] * styles[:, None, :, None, None]  # [N, Cout, Cin, k, k]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from faceanon_engine.demo.people import SIZE, group_mask
-from faceanon_engine.demo.training.common import GENERATOR, Data, parser, random_batches, train
+from faceanon_engine.demo.training.common import GENERATOR, Data, channels_last, parser, random_batches, train
 from faceanon_engine.engine.networks import Generator
 
 ROWS = {"pose": (0, 3), "identity": (3, 8), "colour": (8, 10)}
@@ -73,7 +73,7 @@ def main() -> None:
     arguments = parser(__doc__, batch=16).parse_args()
     data = Data(arguments.data, "scenes")
     torch.manual_seed(arguments.seed)
-    networks = nn.ModuleDict({"generator": Generator(GENERATOR).to(memory_format=torch.channels_last)})
+    networks = nn.ModuleDict({"generator": channels_last(Generator(GENERATOR))})
     batches = random_batches(data, arguments.batch, torch.device(arguments.device))
     train(arguments, networks, batches, loss_of, averaged="generator", decay=0.999)
 

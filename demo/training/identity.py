@@ -77,7 +77,7 @@ def main() -> None:
         own = F.one_hot(person, classes).bool()
         # In bfloat16 a cosine rounds to 1, where the arc cosine has no gradient.
         with torch.autocast(device.type, enabled=False):
-            cosine = F.linear(embedding.float(), F.normalize(modules["head"].weight, dim=1)).clamp(-0.9999, 0.9999)
+            cosine = F.linear(embedding.float(), F.normalize(head.weight, dim=1)).clamp(-0.9999, 0.9999)
             logits = 24 * torch.where(own, torch.cos(torch.acos(cosine) + margin), cosine)
         accuracy = (cosine.argmax(dim=1) == person).float().mean()
         # The renderer knows the face: regressing it shows the way long before two thousand classes do.

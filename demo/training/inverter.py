@@ -14,7 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from faceanon_engine.demo.training.common import GENERATOR, INVERTER, Data, load_average, parser, random_batches, train
+from faceanon_engine.demo.training.common import (
+    GENERATOR,
+    INVERTER,
+    Data,
+    channels_last,
+    load_average,
+    parser,
+    random_batches,
+    train,
+)
 from faceanon_engine.demo.training.generator import picture_loss
 from faceanon_engine.engine.networks import Generator, Inverter
 
@@ -22,6 +31,9 @@ from faceanon_engine.engine.networks import Generator, Inverter
 def main() -> None:
     found = parser(__doc__, batch=16)
     found.add_argument("--generator", type=Path, required=True, help="run of the generator")
+    found.add_argument(
+        "--code-steps", type=int, default=0, help="first steps that ask for the code alone, which is quick"
+    )
     arguments = found.parse_args()
     data = Data(arguments.data, "scenes")
     torch.manual_seed(arguments.seed)
@@ -35,11 +47,13 @@ def main() -> None:
     def loss_of(networks: nn.ModuleDict, batch: Any, step: int) -> dict[str, Tensor]:
         u, image = batch
         codes = networks["inverter"](image)
-        picture = picture_loss(generator.synthesis(codes), image)
         code = ((codes.float() - generator.mapping(u)[:, None]) / spread).square().mean()
+        if step < arguments.code_steps:
+            return {"loss": code, "code": code}
+        picture = picture_loss(generator.synthesis(codes), image)
         return {"loss": picture + 0.05 * code, "picture": picture, "code": code}
 
-    networks = nn.ModuleDict({"inverter": inverter.to(memory_format=torch.channels_last)})
+    networks = nn.ModuleDict({"inverter": channels_last(inverter)})
     batches = random_batches(data, arguments.batch, torch.device(arguments.device))
     train(arguments, networks, batches, loss_of, averaged="inverter")
 
