@@ -1,0 +1,56 @@
+"""`faceanon-engine doctor`: what this machine can do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.table import Table
+
+from faceanon_engine.cli import options
+from faceanon_engine.cli.console import output_console, print_json
+
+
+@click.command()
+@options.as_json
+def doctor(as_json: bool) -> None:
+    """Say what this machine can do: devices, backends that really work and why others do not, bundles, space."""
+    from faceanon_engine.engine.doctor import examine
+
+    found = examine()
+    if as_json:
+        print_json(found)
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column()
+    table.add_column(overflow="fold")
+    cpu = found["cpu"]
+    table.add_row(
+        "version", "", f"faceanon-engine {found['faceanon_engine']}, Python {found['python']}, {found['system']}"
+    )
+    table.add_row("cpu", "", f"{cpu['cores']} cores")
+    table.add_row("driver", *_mark(found["driver"]))
+    for gpu in found["gpus"]:
+        room = f"{_gigabytes(gpu['free'])} of {_gigabytes(gpu['total'])} free"
+        table.add_row("gpu", "yes", f"{gpu['name']}, compute capability {gpu['capability']}, {room}")
+    for kind in ("packages", "backends"):
+        for name, entry in found[kind].items():
+            table.add_row(f"{kind[:-1]} {name}", *_mark(entry))
+    table.add_row("face detector", *_mark(found["detector"]))
+    for bundle in found["bundles"]:
+        detail = f"{bundle['pixels']} px" if bundle["works"] else bundle["reason"]
+        table.add_row(f"bundle {bundle['name']}", "yes" if bundle["works"] else "no", detail)
+    for kind in ("memory", "disk"):
+        entry = found[kind]
+        where = f" at {entry['path']}" if "path" in entry else ""
+        table.add_row(kind, "", f"{_gigabytes(entry['free'])} of {_gigabytes(entry['total'])} free{where}")
+    output_console().print(table)
+
+
+def _mark(entry: dict[str, Any]) -> tuple[str, str]:
+    return ("yes", entry["version"]) if entry["works"] else ("no", entry["reason"])
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"

@@ -1,0 +1,184 @@
+"""What this machine can do, found out by doing it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    ("torch", "torch"),
+    ("onnxruntime", "onnxruntime"),
+    ("faiss", "faiss-cpu"),
+    ("PIL", "pillow"),
+    ("tensorrt", "tensorrt"),
+    ("tensorrt_rtx", "tensorrt-rtx"),
+    ("pycuda.driver", "pycuda"),
+)
+
+
+def examine() -> dict[str, Any]:
+    """Everything known of this machine as plain values, ready for JSON; never raises."""
+    from faceanon_engine import __version__
+
+    return {
+        "faceanon_engine": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(terse=True),
+        "cpu": {
+            "cores": os.cpu_count(),
+            "usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        },
+        "packages": {name: _package(module) for module, name in _PACKAGES},
+        "driver": _driver(),
+        "gpus": _attempt(_gpus) or [],
+        "backends": {name: _backend(trial) for name, trial in _BACKENDS.items()},
+        "detector": _backend(_detector),
+        "bundles": _bundles(),
+        "memory": _memory(),
+        "disk": _disk(),
+    }
+
+
+def _attempt(work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except Exception:
+        return None
+
+
+def _package(module: str) -> dict[str, Any]:
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        return {"works": False, "reason": line}
+    version = getattr(found, "__version__", None) or _attempt(lambda: metadata.version(module.split(".")[0]))
+    return {"works": True, "version": str(version)}
+
+
+def _driver() -> dict[str, Any]:
+    """The NVIDIA driver, asked directly, so that nothing else has to work."""
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return {"works": False, "reason": "libcuda.so.1 is not there: no NVIDIA driver is installed"}
+    code = library.cuInit(0)
+    if code:
+        return {"works": False, "reason": f"the driver answers with error {code}: no usable GPU"}
+    version = ctypes.c_int()
+    library.cuDriverGetVersion(ctypes.byref(version))
+    return {"works": True, "version": f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"}
+
+
+def _gpus() -> list[dict[str, Any]]:
+    import torch
+
+    found = []
+    for index in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info(index)
+        found.append({"name": about.name, "capability": f"{about.major}.{about.minor}", "free": free, "total": total})
+    return found
+
+
+def _torch(device: str) -> str:
+    import torch
+
+    x = torch.ones(1, 3, 8, 8, device=device)
+    y = torch.nn.functional.conv2d(x, torch.ones(4, 3, 3, 3, device=device))
+    if float(y.sum()) != 27.0 * 4 * 36:
+        raise RuntimeError("a convolution gave a wrong result")
+    return f"{torch.__version__}, {torch.get_num_threads()} threads" if device == "cpu" else torch.version.cuda or ""
+
+
+def _onnxruntime(provider: str) -> str:
+    import numpy as np
+    import onnxruntime
+
+    if provider not in onnxruntime.get_available_providers():
+        raise RuntimeError(
+            f"this onnxruntime is built without {provider}: install onnxruntime-gpu instead of onnxruntime"
+        )
+    from faceanon_engine.engine.detect import _WEIGHTS
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(str(_WEIGHTS), options, providers=[provider])
+    if session.get_providers()[0] != provider:
+        raise RuntimeError(f"{provider} was asked for and {session.get_providers()[0]} runs")
+    session.run(None, {session.get_inputs()[0].name: np.zeros((1, 3, 32, 32), np.float32)})
+    return str(onnxruntime.__version__)
+
+
+def _tensorrt(module: str) -> str:
+    trt = importlib.import_module(module)
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    if builder is None:
+        raise RuntimeError("no builder could be made")
+    return str(trt.__version__)
+
+
+def _detector() -> str:
+    import numpy as np
+
+    from faceanon_engine.engine.detect import FaceDetector
+
+    FaceDetector().detect(np.zeros((64, 64, 3), np.uint8))
+    return "CenterFace"
+
+
+_BACKENDS: dict[str, Callable[[], str]] = {
+    "torch cpu": lambda: _torch("cpu"),
+    "torch cuda": lambda: _torch("cuda"),
+    "onnxruntime cpu": lambda: _onnxruntime("CPUExecutionProvider"),
+    "onnxruntime cuda": lambda: _onnxruntime("CUDAExecutionProvider"),
+    "tensorrt": lambda: _tensorrt("tensorrt"),
+    "tensorrt-rtx": lambda: _tensorrt("tensorrt_rtx"),
+}
+
+
+def _backend(trial: Callable[[], str]) -> dict[str, Any]:
+    """Whether a tiny computation really ran, and why not."""
+    try:
+        return {"works": True, "version": trial()}
+    except Exception as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        return {"works": False, "reason": line}
+
+
+def _bundles() -> list[dict[str, Any]]:
+    from faceanon_engine.engine.bundle import DEMO, Bundle, demo_path, installed
+    from faceanon_engine.engine.errors import UserError
+
+    found = []
+    for name, path in [*installed().items(), (DEMO, demo_path())]:
+        try:
+            bundle = Bundle.open(path)
+            found.append({"name": name, "works": True, "pixels": bundle.networks["generator"]["config"]["resolution"]})
+        except UserError as error:
+            found.append({"name": name, "works": False, "reason": str(error)})
+    return found
+
+
+def _memory() -> dict[str, int]:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return {"free": int(memory.available), "total": int(memory.total)}
+
+
+def _disk() -> dict[str, Any]:
+    from faceanon_engine.engine.pool import pools_root
+
+    path = pools_root()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    usage = shutil.disk_usage(path)
+    return {"path": str(Path(path)), "free": usage.free, "total": usage.total}
