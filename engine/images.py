@@ -194,7 +194,7 @@ def write_atomically(path: Path, data: bytes) -> None:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.chmod(name, 0o666 & ~_umask())
+            os.chmod(name, 0o666 & ~_UMASK)
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -211,7 +211,11 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise UserError(f"{path} cannot be written ({error.strerror or error}): {remedy}") from None
 
 
-def _umask() -> int:
+def _read_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+# Read once: reading means setting it for a moment, which other threads would see.
+_UMASK = _read_umask()
