@@ -1,0 +1,94 @@
+"""Bundles from the command line, in a process of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "golden"))
+from stand_ins import write_checkpoint
+from tiny_bundle import CONFIGS, write_tiny_bundle
+
+from faceanon_engine.engine.networks import NETWORKS
+
+
+def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "faceanon_engine.cli.main", *arguments]
+    environment = {**os.environ, "FACEANON_HOME": str(home)}
+    return subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment, check=False)
+
+
+def write_encoders(folder: Path) -> list[str]:
+    """Checkpoints of small encoders in the official layouts, for a generator of 64 px and 64 wide codes."""
+    widths = (8, 12, 16, 20)
+    inverter = NETWORKS["inverter"][0](**{**CONFIGS["inverter"], "rows": 10, "w_dim": 64, "widths": widths})
+    e4e = {f"encoder.{k}": v for k, v in NETWORKS["inverter"][1](inverter).state_dict().items() if k != "latent_avg"}
+    torch.save({"state_dict": e4e, "latent_avg": torch.zeros(10, 64), "opts": {}}, folder / "e4e.pt")
+    identity = NETWORKS["identity_encoder"][0](**{**CONFIGS["identity_encoder"], "widths": widths})
+    torch.save(NETWORKS["identity_encoder"][1](identity).state_dict(), folder / "arcface.pth")
+    attribute = NETWORKS["attribute_encoder"][0](**{**CONFIGS["attribute_encoder"], "width": 64, "heads": 1})
+    state = NETWORKS["attribute_encoder"][1](attribute).state_dict()
+    visual = {f"visual.{k.replace('blocks.', 'transformer.resblocks.')}": v for k, v in state.items()}
+    torch.save({"state_dict": visual}, folder / "farl.pth")
+    return [str(folder / name) for name in ("e4e.pt", "arcface.pth", "farl.pth")]
+
+
+def test_official_files_become_a_bundle_that_is_listed_and_verified(tmp_path: Path) -> None:
+    files = write_encoders(tmp_path)
+    write_checkpoint("stylegan2-genforce-64", tmp_path / "gan.pth")
+    done = run(
+        tmp_path, "models", "import", *files, str(tmp_path / "gan.pth"), "--name", "mine", "--licence-note", "ours"
+    )
+    assert done.returncode == 0, done.stderr
+    listed = json.loads(run(tmp_path, "models", "list", "--json").stdout)["bundles"][0]
+    assert (listed["name"], listed["resolution"]) == ("mine", 64)
+    source = listed["networks"]["generator"]
+    assert (source["format"], source["file"], source["licence"]) == ("genforce", "gan.pth", "ours")
+    assert len(source["sha256"]) == 64
+    assert run(tmp_path, "models", "verify", "mine").returncode == 0
+
+    file = tmp_path / "bundles" / "mine" / "generator.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+    damaged = run(tmp_path, "models", "verify", "mine")
+    assert damaged.returncode == 1
+    assert "generator.safetensors" in damaged.stdout
+
+    again = run(tmp_path, "models", "import", *files, "--name", "mine")
+    assert again.returncode == 2
+    assert "exists" in again.stderr
+
+
+def test_what_is_missing_or_doubled_is_named(tmp_path: Path) -> None:
+    files = write_encoders(tmp_path)
+    missing = run(tmp_path, "models", "import", *files, "--name", "mine")
+    assert missing.returncode == 2
+    assert "lacks generator" in missing.stderr
+    doubled = run(tmp_path, "models", "import", *files, files[1], "--name", "mine")
+    assert doubled.returncode == 2
+    assert "both hold the identity_encoder" in doubled.stderr
+    assert not (tmp_path / "bundles" / "mine").exists()
+
+
+def test_fetch_says_what_to_place_where(tmp_path: Path) -> None:
+    done = run(tmp_path, "models", "fetch", "model_ir_se50.pth", "--dir", str(tmp_path / "weights"))
+    assert done.returncode == 2
+    assert str(tmp_path / "weights" / "model_ir_se50.pth") in done.stdout
+    assert run(tmp_path, "models", "fetch", "nothing.pth").returncode == 2
+
+
+def test_doctor_names_what_works_and_why_not(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "bundles" / "tiny")
+    found = json.loads(run(tmp_path, "doctor", "--json").stdout)
+    assert found["backends"]["torch cpu"]["works"]
+    assert found["backends"]["onnxruntime cpu"]["works"]
+    assert all(entry["works"] or entry["reason"] for entry in found["backends"].values())
+    assert {"name": "tiny", "works": True, "pixels": 32} in found["bundles"]
+    assert found["disk"]["free"] > 0
