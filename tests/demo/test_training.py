@@ -1,0 +1,66 @@
+"""Each training takes steps that make its loss smaller, goes on after a stop, and gives networks that fit a bundle."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from faceanon_engine.demo.people import HELD_OUT_SEED
+from faceanon_engine.demo.training import dataset
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for kind in ("scenes", "people"):
+        call("dataset", kind, str(dataset.CHUNK), str(folder), "--processes", "1")
+    return folder
+
+
+def call(module: str, *arguments: str) -> None:
+    command = [sys.executable, "-m", f"faceanon_engine.demo.training.{module}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_short_run_of_every_training_makes_a_bundle(data: Path, tmp_path: Path) -> None:
+    short = ["--batch", "4", "--threads", "1"]
+    for name in ("generator", "identity", "attributes"):
+        call(name, str(data), str(tmp_path / name), *short, "--steps", "10")
+        first = torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
+        assert first["step"] == 10
+        call(name, str(data), str(tmp_path / name), *short, "--steps", "12")
+        second = torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
+        assert second["step"] == 12
+        assert all(torch.isfinite(value).all() for value in second["networks"].values() if value.is_floating_point())
+        changed = [k for k, v in second["networks"].items() if not torch.equal(v, first["networks"][k])]
+        assert len(changed) > len(second["networks"]) / 3
+    more = ["--generator", str(tmp_path / "generator"), "--code-steps", "5"]
+    call("inverter", str(data), str(tmp_path / "inverter"), *short, "--steps", "10", *more)
+    call("assemble", str(tmp_path), str(tmp_path / "bundle"))
+    content = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
+    assert content["extra"]["training"]["generator"]["steps"] == 12
+    from faceanon_engine.engine.bundle import Bundle
+
+    assert Bundle.open(tmp_path / "bundle").verify() == []
+
+
+def test_training_people_are_never_held_out_ones() -> None:
+    highest = 20_000_000 + 10_000 * dataset.CHUNK + dataset.CHUNK
+    assert highest < HELD_OUT_SEED
+
+
+def test_people_keep_their_faces_and_half_of_them_change_their_hair() -> None:
+    from faceanon_engine.demo.people import INDEX
+
+    codes = dataset.people_codes(0)[: dataset.PICTURES]
+    assert np.ptp(codes[:, INDEX["nose_width"]]) == 0
+    half = dataset.PICTURES // 2
+    assert np.ptp(codes[:half, INDEX["haircut"]]) == 0
+    assert np.ptp(codes[half:, INDEX["haircut"]]) > 0
