@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from faceanon_engine.demo.people import SIZE, group_mask
 from faceanon_engine.demo.training.common import GENERATOR, Data, channels_last, parser, random_batches, train
+from faceanon_engine.demo.training.mapping import fit_mapping
 from faceanon_engine.engine.networks import Generator
 
 ROWS = {"pose": (0, 3), "identity": (3, 8), "colour": (8, 10)}
@@ -70,10 +71,19 @@ def loss_of(networks: nn.ModuleDict, batch: Any, step: int) -> dict[str, Tensor]
 
 
 def main() -> None:
-    arguments = parser(__doc__, batch=16).parse_args()
+    found = parser(__doc__, batch=16)
+    found.add_argument(
+        "--mapping-steps", type=int, default=12_000, help="of the mapping network's fit, before all else"
+    )
+    arguments = found.parse_args()
     data = Data(arguments.data, "scenes")
     torch.manual_seed(arguments.seed)
-    networks = nn.ModuleDict({"generator": channels_last(Generator(GENERATOR))})
+    generator = Generator(GENERATOR)
+    if not (arguments.run / "checkpoint.pt").exists():
+        torch.set_num_threads(arguments.threads or torch.get_num_threads())
+        left = fit_mapping(generator.mapping, data.codes[: len(data)], arguments.mapping_steps)
+        print(f"mapping fitted, {left:.3f} of the variance left", flush=True)
+    networks = nn.ModuleDict({"generator": channels_last(generator)})
     batches = random_batches(data, arguments.batch, torch.device(arguments.device))
     train(arguments, networks, batches, loss_of, averaged="generator", decay=0.999)
 

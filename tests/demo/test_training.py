@@ -32,7 +32,8 @@ def call(module: str, *arguments: str) -> None:
 def test_a_short_run_of_every_training_makes_a_bundle(data: Path, tmp_path: Path) -> None:
     short = ["--batch", "4", "--threads", "1"]
     for name in ("generator", "identity", "attributes"):
-        call(name, str(data), str(tmp_path / name), *short, "--steps", "10")
+        quick = ["--mapping-steps", "20"] if name == "generator" else []
+        call(name, str(data), str(tmp_path / name), *short, "--steps", "10", *quick)
         first = torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
         assert first["step"] == 10
         call(name, str(data), str(tmp_path / name), *short, "--steps", "12")
@@ -64,3 +65,13 @@ def test_people_keep_their_faces_and_half_of_them_change_their_hair() -> None:
     half = dataset.PICTURES // 2
     assert np.ptp(codes[:half, INDEX["haircut"]]) == 0
     assert np.ptp(codes[half:, INDEX["haircut"]]) > 0
+
+
+def test_the_mapping_network_learns_what_pictures_are_drawn_from() -> None:
+    from faceanon_engine.demo.training.common import GENERATOR
+    from faceanon_engine.demo.training.mapping import fit_mapping
+    from faceanon_engine.engine.networks.stylegan2 import Mapping
+
+    torch.manual_seed(0)
+    codes = dataset.scene_codes(0)
+    assert fit_mapping(Mapping(GENERATOR), codes, steps=400) < 0.5
