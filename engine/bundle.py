@@ -256,6 +256,7 @@ class Bundle:
                         raise UserError(f"{role}: {bad[0]} is not finite as {dtype}: store it as float32")
                     file = temporary / f"{role}.safetensors"
                     save_file(state, file)
+                    file.chmod(0o644)
                     entries[role] = {
                         "config": asdict(network.config),
                         "file": file.name,

@@ -75,6 +75,7 @@ def main() -> None:
     save_file(
         {"weight": head["head.weight"][:count].contiguous(), "bias": head["head.bias"][:count].contiguous()}, file
     )
+    file.chmod(0o644)
     content = bundle.content
     content["extra"]["attribute_head"] = {"file": HEAD, "sha256": sha256_of(file)}
     (bundle.path / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
