@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 from faceanon_engine.cli import options
@@ -160,12 +168,11 @@ def fetch(names: tuple[str, ...], folder: Path, as_json: bool) -> int:
             try:
                 with Progress(*columns, console=messages, disable=not messages.is_terminal) as progress:
                     task = progress.add_task(name, total=None)
-                    row["sha256"] = download(
-                        file.url,
-                        target,
-                        sha256=file.sha256,
-                        progress=lambda done, total, p=progress, t=task: p.update(t, completed=done, total=total),
-                    )
+
+                    def report(done: int, total: int | None, bar: Progress = progress, number: TaskID = task) -> None:
+                        bar.update(number, completed=done, total=total)
+
+                    row["sha256"] = download(file.url, target, sha256=file.sha256, progress=report)
                 row["state"] = "fetched"
             except UserError as error:
                 problem = str(error)

@@ -470,7 +470,7 @@ def _geometry(d: dict[str, float]) -> tuple[Any, ...]:
     eyes = np.array([body[i].mean(axis=0) for i in head.landmarks[:2]])
     if d["glasses"] > 0.5:
         _glasses(mesh, d, eyes)
-    vertices, rest, faces, parts, keep = mesh.joined()
+    vertices, rest, faces, parts, ends = mesh.joined()
 
     # The head turns on the neck; the shoulders follow a little.
     follow = np.clip((rest[:, 1] - 5.7) / 0.9, 0, 1)
@@ -484,7 +484,7 @@ def _geometry(d: dict[str, float]) -> tuple[Any, ...]:
     # The camera stands at the height of the eyes.
     flat = np.stack([turned[:, 0] * scale, (_EYE[1] - turned[:, 1]) * scale], axis=1)
     marks = np.array([flat[i].mean(axis=0) for i in head.landmarks])
-    return turned, flat, rest, faces, parts, keep, marks
+    return turned, flat, rest, faces, parts, ends, marks
 
 
 def ffhq_frame(landmarks: Floats) -> tuple[Floats, Floats, Floats]:

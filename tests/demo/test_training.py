@@ -36,7 +36,7 @@ def test_a_short_run_of_every_training_makes_a_bundle(data: Path, tmp_path: Path
         call(name, str(data), str(tmp_path / name), *short, "--steps", "10", *quick)
         first = torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
         assert first["step"] == 10
-        call(name, str(data), str(tmp_path / name), *short, "--steps", "12")
+        call(name, str(data), str(tmp_path / name), *short, *quick, "--steps", "12")
         second = torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
         assert second["step"] == 12
         assert all(torch.isfinite(value).all() for value in second["networks"].values() if value.is_floating_point())
