@@ -32,7 +32,7 @@ GENERATOR = GeneratorConfig(
     w_dim=128,
     channel_base=2560,
     channel_max=128,
-    mapping_layers=2,
+    mapping_layers=3,
     mapping_lr_multiplier=1.0,
 )
 INVERTER = InverterConfig(input_size=64, rows=10, w_dim=128, units=(1, 2, 2, 1), widths=(24, 48, 96, 128), reduction=8)

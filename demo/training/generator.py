@@ -73,15 +73,22 @@ def loss_of(networks: nn.ModuleDict, batch: Any, step: int) -> dict[str, Tensor]
 def main() -> None:
     found = parser(__doc__, batch=16)
     found.add_argument(
-        "--mapping-steps", type=int, default=12_000, help="of the mapping network's fit, before all else"
+        "--mapping-steps", type=int, default=25_000, help="of the mapping network's fit, before all else"
     )
     arguments = found.parse_args()
     data = Data(arguments.data, "scenes")
     torch.manual_seed(arguments.seed)
     generator = Generator(GENERATOR)
+    # Fitted once and kept: an inverter can then learn codes while the synthesis network is still learning pictures.
+    generator.mapping.requires_grad_(False)
     if not (arguments.run / "checkpoint.pt").exists():
         torch.set_num_threads(arguments.threads or torch.get_num_threads())
         left = fit_mapping(generator.mapping, data.codes[: len(data)], arguments.mapping_steps)
+        with torch.no_grad():
+            for name, parameter in generator.named_parameters():
+                if name.endswith("affine.weight"):
+                    # Random styles at the start would only have to be unlearned.
+                    parameter.mul_(0.1)
         print(f"mapping fitted, {left:.3f} of the variance left", flush=True)
     networks = nn.ModuleDict({"generator": channels_last(generator)})
     batches = random_batches(data, arguments.batch, torch.device(arguments.device))

@@ -12,25 +12,30 @@ import math
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from faceanon_engine.demo.people import describe
 from faceanon_engine.demo.render import _colours, _hsv
-from faceanon_engine.engine.networks.stylegan2 import Mapping
+from faceanon_engine.engine.networks.stylegan2 import EqualizedLinear, Mapping
 
-# What 64 pixels hardly show.
+# What 64 pixels hardly show, and what other quantities say already.
 FAINT = ("gaze_x", "gaze_y", "glasses_tint", "pucker", "eye_colour", "wide", "brow_down", "ear_size", "neck_width")
+REPLACED = (
+    *("melanin", "skin_hue", "hair_dark", "hair_red", "hair_grey", "volume", "length", "background_spots"),
+    *(f"{thing}_{part}" for thing in ("background", "clothes") for part in ("hue", "saturation", "value")),
+)
+STRONG = ("hair", "long", "glasses", "yaw", "pitch", "curtain")
 
 
 def quantities(u: npt.NDArray[np.floating]) -> dict[str, float]:
-    """What the picture of u [P] is drawn from, by name: everything described, colours as red, green and blue."""
+    """What the picture of u [P] is drawn from, by name: everything described, colours as grey and two differences."""
     d = describe(u)
-    found = dict(d)
+    found = {name: value for name, value in d.items() if name not in REPLACED}
     skin, hair, _, clothes = _colours(d)
     background = _hsv(d["background_hue"], d["background_saturation"], d["background_value"])
     colours = {"skin": skin, "hair": hair, "clothes": clothes, "background": background}
-    for name, colour in colours.items():
-        found.update({f"{name}_{channel}": float(value) for channel, value in zip("rgb", colour, strict=True)})
+    for name, (red, green, blue) in colours.items():
+        found |= {f"{name}_grey": red + green + blue, f"{name}_warm": red - blue, f"{name}_green": green - red - blue}
     for turn in (1.3, 1.7):
         found[f"spots_sin_{turn}"] = math.sin(turn * d["background_spots"])
         found[f"spots_cos_{turn}"] = math.cos(turn * d["background_spots"])
@@ -39,35 +44,45 @@ def quantities(u: npt.NDArray[np.floating]) -> dict[str, float]:
     return found
 
 
-def table(codes: npt.NDArray[np.floating]) -> tuple[Tensor, Tensor]:
-    """Standardised quantities [N, Q] of vectors [N, P], and how much each matters [Q]."""
+def table(codes: npt.NDArray[np.floating]) -> Tensor:
+    """Quantities [N, Q] of vectors [N, P], each with mean 0 and a standard deviation that says how much it shows."""
     rows = [quantities(u) for u in codes]
     values = np.array([list(row.values()) for row in rows], np.float32)
-    weight = np.ones(values.shape[1], np.float32)
+    amount = np.ones(values.shape[1], np.float32)
     for index, name in enumerate(rows[0]):
-        if name[-2:] in ("_r", "_g", "_b") or name in ("hair", "long", "glasses", "yaw", "pitch"):
-            weight[index] = 2.0
-        elif name in FAINT:
-            weight[index] = 0.2
-    standardised = (values - values.mean(axis=0)) / (values.std(axis=0) + 1e-6)
-    return torch.from_numpy(standardised), torch.from_numpy(weight)
+        if name.endswith(("_grey", "_warm", "_green")) or name in STRONG:
+            amount[index] = 1.5
+        elif name in FAINT or name.startswith("spots"):
+            amount[index] = 0.4
+    return torch.from_numpy((values - values.mean(axis=0)) / (values.std(axis=0) + 1e-6) * amount)
 
 
-def fit_mapping(mapping: Mapping, codes: npt.NDArray[np.floating], steps: int = 12_000, rate: float = 3e-3) -> float:
-    """Fit `mapping` so that a linear layer reads the quantities off its codes; returns the share left unexplained."""
-    values, weight = table(codes)
+def fit_mapping(mapping: Mapping, codes: npt.NDArray[np.floating], steps: int = 25_000, rate: float = 3e-2) -> float:
+    """Fit `mapping` so that every quantity is a direction of its codes; returns the share left unexplained.
+
+    The directions are orthogonal and fixed: were they free, the fit could hide a quantity in a direction of hardly any
+    variance, from which the synthesis network's styles would learn it slowly.
+    """
+    values = table(codes)
+    last = mapping.layers[-1]
+    assert isinstance(last, EqualizedLinear)
+    width = len(last.weight)
+    if values.shape[1] > width:
+        raise ValueError(f"{values.shape[1]} quantities do not fit into codes of {width}")
+    directions = torch.linalg.qr(torch.randn(width, width))[0][: values.shape[1]]
+    wanted = values @ directions
+    mapping.requires_grad_(True)
     inputs = torch.from_numpy(np.array(codes, np.float32))
-    head = nn.Linear(mapping.layers[-1].weight.shape[0], values.shape[1])
-    optimiser = torch.optim.Adam([*mapping.parameters(), *head.parameters()], lr=rate)
-    recent = 1.0
+    optimiser = torch.optim.Adam(mapping.parameters(), lr=rate)
+    recent = whole = float(wanted.square().mean())
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         rows = torch.randint(len(inputs), (256,))
-        errors = (head(mapping(inputs[rows])) - values[rows]).square().mean(dim=0)
-        loss = (errors * weight).mean() / weight.mean()
+        loss = (mapping(inputs[rows]) - wanted[rows]).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         recent = 0.99 * recent + 0.01 * float(loss.detach())
-    return recent
+    mapping.requires_grad_(False)
+    return recent / whole
