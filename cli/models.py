@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.progress import (
@@ -21,6 +22,9 @@ from faceanon_engine.cli import options
 from faceanon_engine.cli.console import error_console, output_console, print_json
 from faceanon_engine.engine.errors import UserError
 
+if TYPE_CHECKING:
+    from faceanon_engine.engine.bundle import NetworkToWrite
+
 _ROLES = ("generator", "inverter", "identity_encoder", "attribute_encoder")
 
 
@@ -33,12 +37,29 @@ def models() -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="Name of the new bundle.")
 @click.option(
+    "--role",
+    "roles",
+    multiple=True,
+    metavar="ROLE=FILE",
+    help=f"Take this network from that one of FILES, where several hold it ({', '.join(_ROLES)}).",
+)
+@click.option(
     "--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True, help="Stored as."
 )
 @click.option("--licence-note", default="", help="Terms of the files, kept in the bundle.")
+@click.option("--url", "urls", multiple=True, metavar="FILE=URL", help="Where that file is from, kept in the bundle.")
 @click.option("--force", is_flag=True, help="Replace a bundle of that name.")
 @options.as_json
-def import_(files: tuple[Path, ...], name: str, dtype: str, licence_note: str, force: bool, as_json: bool) -> None:
+def import_(
+    files: tuple[Path, ...],
+    name: str,
+    roles: tuple[str, ...],
+    dtype: str,
+    licence_note: str,
+    urls: tuple[str, ...],
+    force: bool,
+    as_json: bool,
+) -> None:
     """Make a bundle of official checkpoint FILES, recognised by what they hold. Nothing in them is executed.
 
     e4e's file holds an inverter and a generator; a generator of its own file goes before that one.
@@ -47,37 +68,79 @@ def import_(files: tuple[Path, ...], name: str, dtype: str, licence_note: str, f
     from faceanon_engine.engine.checkpoints import read_checkpoint
     from faceanon_engine.engine.fetch import OFFICIAL
 
-    if Path(name).name != name or name.startswith(".") or name == DEMO:
-        raise UserError(f"{name!r} cannot name a bundle: use letters, digits, '-' and '_', and not {DEMO!r}")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name == DEMO:
+        raise UserError(f"{name!r} cannot name a bundle: use letters, digits, '-', '.' and '_', and not {DEMO!r}")
     target = bundles_root() / name
     if (target / MANIFEST).exists() and not force:
         raise UserError(f"bundle {name!r} exists in {target}: choose another name, or replace it with --force")
-    known = {file.name: file for file in OFFICIAL}
-    found: dict[str, tuple[Path, NetworkToWrite]] = {}
+    chosen = _assigned("--role", roles, files, of_file=False)
+    unknown = [role for role in chosen if role not in _ROLES]
+    if unknown:
+        raise UserError(f"--role {unknown[0]}: a bundle holds {', '.join(_ROLES)}")
+    origins = _assigned("--url", urls, files, of_file=True)
+    official = {file.name: file for file in OFFICIAL}
+    found: dict[str, list[tuple[Path, NetworkToWrite]]] = {}
     for file in files:
         error_console().print(f"reading {file}", markup=False)
         networks = read_checkpoint(file)
         checksum = sha256_of(file)
+        published = official.get(file.name)
         for network in networks:
-            official = known.get(file.name)
             source = {
                 "format": network.source_format,
                 "file": file.name,
                 "sha256": checksum,
-                "url": (official.url or official.page) if official else "",
-                "licence": licence_note or (official.licence if official else "not stated"),
+                "url": origins.get(str(file)) or (published.addresses[0].url if published else ""),
+                "licence": licence_note or (published.licence if published else "not stated"),
             }
             entry = file, NetworkToWrite(network.role, network.config, network.state_dict, source)
-            before = found.get(network.role)
-            if before is not None and "e4e" not in (network.source_format, before[1].source["format"]):
-                raise UserError(f"{before[0]} and {file} both hold the {network.role}: leave one of them out")
-            if before is None or before[1].source["format"] == "e4e":
-                found[network.role] = entry
-    bundle = Bundle.write(target, name, [network for _, network in found.values()], dtype=dtype)
+            found.setdefault(network.role, []).append(entry)
+    networks_to_write = [_choose(role, offers, chosen.get(role)) for role, offers in found.items()]
+    for role, file_name in chosen.items():
+        if role not in found:
+            raise UserError(f"--role {role}={file_name}: none of the files holds a {role}")
+    bundle = Bundle.write(target, name, networks_to_write, dtype=dtype)
     if as_json:
-        print_json({"name": bundle.name, "path": str(bundle.path), "digest": bundle.digest})
-    else:
-        output_console().print(f"bundle {name}: {bundle.path} ({bundle.digest[:12]})", markup=False, soft_wrap=True)
+        print_json(
+            {"name": bundle.name, "path": str(bundle.path), "digest": bundle.digest, "networks": bundle.networks}
+        )
+        return
+    for role in _ROLES:
+        origin = bundle.networks[role]["source"]
+        output_console().print(f"{role}: {origin['file']} ({origin['format']})", markup=False, soft_wrap=True)
+    output_console().print(f"bundle {name}: {bundle.path} ({bundle.digest[:12]})", markup=False, soft_wrap=True)
+
+
+def _assigned(option: str, values: tuple[str, ...], files: tuple[Path, ...], *, of_file: bool) -> dict[str, str]:
+    """Left to right side of each A=B; one of the sides, the left when `of_file`, has to be one of the files."""
+    given = {str(file): str(file) for file in files} | {file.name: str(file) for file in files}
+    pairs: dict[str, str] = {}
+    for value in values:
+        left, equals, right = value.partition("=")
+        file = left if of_file else right
+        if not equals or not left or not right:
+            raise UserError(f"{option} {value!r}: write {'FILE=URL' if of_file else 'ROLE=FILE'}")
+        if file not in given:
+            raise UserError(f"{option} {value!r}: {file} is not among the files to import")
+        if of_file:
+            pairs[given[left]] = right
+        else:
+            pairs[left] = given[right]
+    return pairs
+
+
+def _choose(role: str, offers: list[tuple[Path, NetworkToWrite]], file: str | None) -> NetworkToWrite:
+    """The network meant: of the file named, otherwise the only one, not counting the generator inside e4e's file."""
+    if file is not None:
+        offers = [offer for offer in offers if str(offer[0]) == file]
+        if not offers:
+            raise UserError(f"--role {role}={file}: that file holds no {role}")
+    elif role == "generator" and any(network.source["format"] != "e4e" for _, network in offers):
+        offers = [offer for offer in offers if offer[1].source["format"] != "e4e"]
+    if len(offers) > 1:
+        names = " and ".join(str(path) for path, _ in offers)
+        raise UserError(f"{names} both hold the {role}: leave one of them out, or choose with --role {role}=FILE")
+    return offers[0][1]
 
 
 @models.command("list")
@@ -122,7 +185,7 @@ def verify(bundle: str | None, as_json: bool) -> int:
     """Check every file of BUNDLE (name or directory) against its sha256; exit code 1 when one is damaged."""
     from faceanon_engine.engine.bundle import Bundle
 
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, check_files=False)
     problems = opened.verify()
     if as_json:
         print_json({"name": opened.name, "path": str(opened.path), "digest": opened.digest, "problems": problems})
@@ -139,16 +202,19 @@ def verify(bundle: str | None, as_json: bool) -> int:
 @click.option("--dir", "folder", type=click.Path(path_type=Path), default=Path("checkpoints"), show_default=True)
 @options.as_json
 def fetch(names: tuple[str, ...], folder: Path, as_json: bool) -> int:
-    """Download the official files (all, or those NAMED) into a folder; says which ones have to be placed by hand."""
-    from faceanon_engine.engine.fetch import OFFICIAL
-    from faceanon_engine.engine.fetch import fetch as download
+    """Download the official files (those needed, or those NAMED) into a folder.
+
+    Goes on with what an interrupted download left. Says which files have to be placed by hand, and exits with 2 then.
+    """
+    from faceanon_engine.engine.fetch import OFFICIAL, fetch_official
 
     known = {file.name: file for file in OFFICIAL}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UserError(f"unknown file {unknown[0]!r}: known are {', '.join(known)}")
     messages = error_console()
-    rows, missing = [], 0
+    rows: list[dict[str, str]] = []
+    missing = 0
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -156,14 +222,13 @@ def fetch(names: tuple[str, ...], folder: Path, as_json: bool) -> int:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    for name in names or tuple(known):
+    for name in names or tuple(file.name for file in OFFICIAL if not file.optional):
         file, target = known[name], folder / name
         row = {"file": name, "holds": file.holds, "path": str(target), "licence": file.licence}
-        problem = ""
-        if target.exists():
+        said = ""
+        if target.is_file():
             row["state"] = "there"
-        elif file.url is None:
-            problem = f"{name} is offered on a page, not by a direct address: get it from {file.page}"
+            said = f"is there already, {target}"
         else:
             try:
                 with Progress(*columns, console=messages, disable=not messages.is_terminal) as progress:
@@ -172,18 +237,16 @@ def fetch(names: tuple[str, ...], folder: Path, as_json: bool) -> int:
                     def report(done: int, total: int | None, bar: Progress = progress, number: TaskID = task) -> None:
                         bar.update(number, completed=done, total=total)
 
-                    row["sha256"] = download(file.url, target, sha256=file.sha256, progress=report)
-                row["state"] = "fetched"
+                    fetched = fetch_official(file, folder, progress=report)
+                row |= {"state": "fetched", "sha256": fetched.sha256, "url": fetched.url}
+                said = f"fetched to {target}, sha256 {fetched.sha256}"
             except UserError as error:
-                problem = str(error)
-        if problem:
-            missing += 1
-            row["state"], row["problem"] = "missing", f"{problem}; place it at {target}"
+                missing += 1
+                said = f"missing: {error}; or get it from {file.page} and place it at {target}"
+                row |= {"state": "missing", "page": file.page, "problem": said}
         rows.append(row)
         if not as_json:
-            output_console().print(
-                f"{name} ({file.holds}): {row.get('problem', row['state'])}", markup=False, soft_wrap=True
-            )
+            output_console().print(f"{name} ({file.holds}): {said}", markup=False, soft_wrap=True)
     if as_json:
         print_json({"files": rows})
     return 2 if missing else 0

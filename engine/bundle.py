@@ -6,8 +6,9 @@
                          "source": {"format": ..., "file": ..., "sha256": ..., "url": ..., "licence": ...}}},
      "extra": {...}}
 
-Files are stored in one of two types and computed with in float32. The digest covers what decides a result: the roles,
-the configurations and the files' checksums, neither names nor notes.
+"extra" is free; an entry of it with "file" and "sha256" is a further file of the bundle and is verified like the
+networks. Files are stored in one of two types and computed with in float32. The digest covers what decides a result:
+the roles, the configurations and the files' checksums, neither names nor notes.
 """
 
 from __future__ import annotations
@@ -75,7 +76,12 @@ def installed() -> dict[str, Path]:
     root = bundles_root()
     if not root.is_dir():
         return {}
-    return {path.name: path for path in sorted(root.iterdir()) if (path / MANIFEST).is_file()}
+    # Names that begin with a dot are bundles that were being written when the program was stopped.
+    return {
+        path.name: path
+        for path in sorted(root.iterdir())
+        if not path.name.startswith(".") and (path / MANIFEST).is_file()
+    }
 
 
 class Bundle:
@@ -88,14 +94,16 @@ class Bundle:
         self.networks: dict[str, dict[str, Any]] = content["networks"]
 
     @classmethod
-    def open(cls, name_or_path: str | os.PathLike[str] | None = None) -> Bundle:
+    def open(cls, name_or_path: str | os.PathLike[str] | None = None, *, check_files: bool = True) -> Bundle:
         """Open a bundle by directory or name; None means the only installed one, or the demo bundle when none is.
 
-        Raises UserError when there is no such bundle, when several are installed and none was named, and when
-        `bundle.json` is damaged or a file is missing or of another size. Checksums are `verify`'s part.
+        Raises UserError when there is no such bundle, when several are installed and none was named, when
+        `bundle.json` is damaged and, unless `check_files` is false, when a file is missing or of another size.
+        Checksums are compared by `load` and `verify`.
         """
-        path = cls._find(name_or_path)
+        path = Path(name_or_path) if name_or_path is not None else bundles_root()
         try:
+            path = cls._find(name_or_path)
             content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise UserError(
@@ -108,7 +116,8 @@ class Bundle:
             for role in ROLES:
                 entry = bundle.networks[role]
                 file = bundle.file(role)
-                size = file.stat().st_size
+                entry["config"], entry["sha256"]  # each has to be there
+                size = file.stat().st_size if check_files else entry["bytes"]
                 if size != entry["bytes"]:
                     raise UserError(f"{file} has {size} bytes, bundle.json says {entry['bytes']}: import it again")
         except FileNotFoundError as error:
@@ -136,8 +145,23 @@ class Bundle:
 
     def file(self, role: str) -> Path:
         """The role's safetensors file; raises UserError for a name that leads out of the bundle."""
-        name = self.networks[role]["file"]
-        if Path(name).name != name:
+        return self._inside(self.networks[role]["file"])
+
+    def extra_file(self, name: str) -> Path:
+        """The file of that entry of "extra"; raises UserError when there is none."""
+        entry = self._extra_files().get(name)
+        if entry is None:
+            raise UserError(f"bundle {self.path} holds no {name}: use a bundle that does")
+        return self._inside(entry["file"])
+
+    def _extra_files(self) -> dict[str, dict[str, Any]]:
+        extra = self.content.get("extra") or {}
+        return {
+            name: entry for name, entry in extra.items() if isinstance(entry, dict) and {"file", "sha256"} <= {*entry}
+        }
+
+    def _inside(self, name: str) -> Path:
+        if name in ("", ".", "..") or "/" in name or "\\" in name:
             raise UserError(f"bundle {self.path}: file name {name!r} leads out of the bundle: do not use this bundle")
         return self.path / name
 
@@ -150,8 +174,9 @@ class Bundle:
     def verify(self) -> list[str]:
         """What is wrong with the files, a line each; empty when every checksum holds."""
         problems = []
-        for role in ROLES:
-            file, expected = self.file(role), self.networks[role]["sha256"]
+        files = [(self.file(role), self.networks[role]["sha256"]) for role in ROLES]
+        files += [(self._inside(entry["file"]), entry["sha256"]) for entry in self._extra_files().values()]
+        for file, expected in files:
             try:
                 found = sha256_of(file)
             except OSError as error:
@@ -161,8 +186,11 @@ class Bundle:
                 problems.append(f"{file}: sha256 is {found}, bundle.json says {expected}")
         return problems
 
-    def load(self, role: str, device: str | torch.device = "cpu") -> Any:
-        """The role's network in float32 on the device, frozen; raises UserError when the file does not hold it."""
+    def load(self, role: str, device: str | torch.device = "cpu", *, verify: bool = True) -> Any:
+        """The role's network in float32 on the device, frozen.
+
+        Raises UserError when the file is damaged or does not hold the network; `verify` false skips the checksum.
+        """
         import torch
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -171,6 +199,9 @@ class Bundle:
 
         file = self.file(role)
         try:
+            # Results are labelled with the digest: weights other than the recorded ones must not make any.
+            if verify and sha256_of(file) != self.networks[role]["sha256"]:
+                raise UserError(f"{file} is damaged, its sha256 is not the one in bundle.json: import the bundle again")
             state = {key: value.float() for key, value in load_file(file).items()}
             with torch.device("meta"):
                 network = build(role, self.networks[role]["config"])
@@ -180,8 +211,8 @@ class Bundle:
                     state[key] = torch.zeros_like(value, device="cpu")
             network.load_state_dict(state, assign=True)
             network = _without_meta(network, role, self.networks[role]["config"], state)
-        except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:
-            line = str(error).splitlines()[0]
+        except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            line = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{file} does not hold the {role} that bundle.json describes ({line}): check it with 'models verify'"
             ) from None
@@ -214,11 +245,13 @@ class Bundle:
         dtype: str = "float32",
         description: str = "",
         extra: dict[str, Any] | None = None,
+        extra_files: dict[str, Path] | None = None,
     ) -> Bundle:
-        """Write a bundle's directory, replacing one that is there, and open it.
+        """Write a bundle's directory, replacing a bundle that is there, and open it.
 
-        The directory appears whole or not at all. Raises UserError when a role is missing, given twice or unknown, when
-        the networks do not fit each other, and when the directory cannot be written.
+        `extra_files` are copied into it and become entries of "extra". The directory appears whole or not at all.
+        Raises UserError when a role is missing, given twice or unknown, when the networks do not fit each other, when
+        something else than a bundle is there, and when the directory cannot be written.
         """
         import torch
         from safetensors.torch import save_file
@@ -230,14 +263,14 @@ class Bundle:
             if network.role not in ROLES:
                 raise UserError(f"unknown network {network.role!r}: a bundle holds {', '.join(ROLES)}")
             if network.role in by_role:
-                raise UserError(
-                    f"{network.role} is given twice: leave one of the files out, or name the role it is for"
-                )
+                raise UserError(f"{network.role} is given twice: leave one of the files out")
             by_role[network.role] = network
         missing = [role for role in ROLES if role not in by_role]
         if missing:
             raise UserError(f"bundle {name!r} lacks {', '.join(missing)}: give a checkpoint of each")
         _check_fit(by_role)
+        if path.exists() and not (path / MANIFEST).is_file() and not (path.is_dir() and not any(path.iterdir())):
+            raise UserError(f"{path} is there and is no bundle: move it away, or choose another name")
         entries: dict[str, Any] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -265,18 +298,21 @@ class Bundle:
                         "dtype": dtype,
                         "source": network.source,
                     }
+                further = dict(extra or {})
+                for key, source in (extra_files or {}).items():
+                    file = temporary / f"{key}{source.suffix}"
+                    shutil.copyfile(source, file)
+                    further[key] = {"file": file.name, "sha256": sha256_of(file)}
                 content = {
                     "format": FORMAT,
                     "name": name,
                     "description": description,
                     "networks": entries,
-                    "extra": extra or {},
+                    "extra": further,
                 }
                 (temporary / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
                 temporary.chmod(0o755)
-                if path.exists():
-                    shutil.rmtree(path)
-                os.replace(temporary, path)
+                _replace(temporary, path)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         except OSError as error:
@@ -284,6 +320,23 @@ class Bundle:
                 f"bundle {path} cannot be written ({error.strerror or error}): free space, check rights"
             ) from None
         return cls.open(path)
+
+
+def _replace(new: Path, path: Path) -> None:
+    """Put the directory in the place of what is at `path`, which stays when that fails."""
+    if not path.exists():
+        os.replace(new, path)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        os.replace(path, aside / "old")
+        try:
+            os.replace(new, path)
+        except OSError:
+            os.replace(aside / "old", path)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _without_meta(network: Any, role: str, config: dict[str, Any], state: dict[str, Any]) -> Any:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
+import tarfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import IO, cast
+from urllib.parse import urlsplit
 
 from faceanon_engine.engine.errors import UserError
 
@@ -19,58 +24,155 @@ _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
+class Address:
+    """Where a file is published: `url` sends it, or a tar archive that holds a file of its name.
+
+    sha256: of what the address sends, where its publisher states one.
+    """
+
+    url: str
+    sha256: str | None = None
+    archive: bool = False
+
+
+@dataclass(frozen=True)
 class OfficialFile:
-    """A published checkpoint: its name, what it holds, a direct address or None, the page that offers it, its terms."""
+    """A published checkpoint: its name, what it holds, its addresses in order, the page that offers it, its terms.
+
+    optional: not needed beside the others, fetched only when it is named.
+    """
 
     name: str
     holds: str
-    url: str | None
+    addresses: tuple[Address, ...]
     page: str
     licence: str
-    sha256: str | None = None
+    optional: bool = False
 
 
-# Addresses without a checksum published by the authors have none here: what was downloaded is recorded on import.
+# The archives and their checksums stand in FALCO's lib/config.py (chi0tzp/FALCO). The other publishers state no
+# checksum: what was downloaded is recorded on import.
 OFFICIAL: tuple[OfficialFile, ...] = (
     OfficialFile(
+        "stylegan2_ffhq1024.pth",
+        "generator",
+        (
+            Address(
+                "https://www.dropbox.com/scl/fi/yec5wgg8j388fc0saigbj/genforce.tar?rlkey=kkhkkxvnc985746ichtdyct3f&dl=1",
+                "63284b4f4ffeac38037061fd175c462afff82bbe570ed80092720a724a67a6dc",
+                archive=True,
+            ),
+        ),
+        "https://github.com/chi0tzp/FALCO#prerequisite-pre-trained-models",
+        "NVIDIA's StyleGAN2 FFHQ weights, non-commercial (NVIDIA Source Code License-NC), converted by GenForce",
+    ),
+    OfficialFile(
         "e4e_ffhq_encode.pt",
-        "inverter and generator",
-        None,
+        "inverter, and a generator",
+        (
+            Address(
+                "https://www.dropbox.com/s/1jujsdr6ytzilym/e4e.tar?dl=1",
+                "b4a95155f2bebbb229b7dfc914fe937753b9a5b8de9a837875f9fbcacf8bb287",
+                archive=True,
+            ),
+        ),
         "https://github.com/omertov/encoder4editing#pretrained-models",
-        "MIT (code); the decoder derives from NVIDIA's StyleGAN2 FFHQ weights, non-commercial",
+        "code MIT; the decoder in it is NVIDIA's StyleGAN2 FFHQ, non-commercial",
     ),
     OfficialFile(
         "model_ir_se50.pth",
         "identity encoder",
-        None,
-        "https://github.com/TreB1eN/InsightFace_Pytorch#21-ir-se50",
-        "MIT (code); trained on MS-Celeb-1M, research use",
+        (
+            Address(
+                "https://www.dropbox.com/s/idulblr8pdrmbq1/arcface.tar?dl=1",
+                "edd5854cacd86c17a78a11f70ab8c49bceffefb90ee070754288fa7ceadcdfb2",
+                archive=True,
+            ),
+        ),
+        "https://github.com/TreB1eN/InsightFace_Pytorch",
+        "code MIT; no terms are stated for the weights, which were trained on faces collected from the web",
     ),
     OfficialFile(
         "FaRL-Base-Patch16-LAIONFace20M-ep64.pth",
         "attribute encoder",
-        "https://github.com/FacePerceiver/FaRL/releases/download/pretrained_weights/"
-        "FaRL-Base-Patch16-LAIONFace20M-ep64.pth",
-        "https://github.com/FacePerceiver/FaRL",
+        (
+            Address(
+                "https://github.com/FacePerceiver/FaRL/releases/download/pretrained_weights/"
+                "FaRL-Base-Patch16-LAIONFace20M-ep64.pth"
+            ),
+            Address(
+                "https://www.dropbox.com/s/xxhmvo3q7avlcac/farl.tar?dl=1",
+                "1d67cc6fd3cea9fdd7ec6af812a32e6b02374162d02137dd80827283d496b2d8",
+                archive=True,
+            ),
+        ),
+        "https://github.com/FacePerceiver/FaRL#pre-trained-backbones",
         "MIT",
     ),
     OfficialFile(
         "ffhq.pkl",
-        "generator, instead of the one in e4e's file",
-        "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/ffhq.pkl",
+        "generator, in NVIDIA's own file",
+        (Address("https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/ffhq.pkl"),),
         "https://github.com/NVlabs/stylegan2-ada-pytorch",
         "NVIDIA Source Code License, non-commercial",
+        optional=True,
     ),
 )
 
 
-def sha256_so_far(path: Path) -> hashlib._Hash:
-    """A running sha256 over what a file holds now."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest
+@dataclass(frozen=True)
+class Fetched:
+    """What a download gave: the file's sha256 and the address it came from."""
+
+    sha256: str
+    url: str
+
+
+def fetch_official(
+    file: OfficialFile,
+    folder: Path,
+    *,
+    progress: Progress | None = None,
+    tries: int = 4,
+    timeout: float = 30.0,
+    pause: float = 1.0,
+) -> Fetched:
+    """Get the file into the folder from the first of its addresses that has it; arguments as `fetch`.
+
+    An archive lies beside the file while it is read, and is removed afterwards. Raises UserError saying what is wrong
+    with each address.
+    """
+    target = folder / file.name
+    reasons = []
+    for address in file.addresses:
+        try:
+            if not address.archive:
+                found = fetch(
+                    address.url,
+                    target,
+                    sha256=address.sha256,
+                    progress=progress,
+                    tries=tries,
+                    timeout=timeout,
+                    pause=pause,
+                )
+                return Fetched(found, address.url)
+            archive = folder / PurePosixPath(urlsplit(address.url).path).name
+            fetch(
+                address.url,
+                archive,
+                sha256=address.sha256,
+                progress=progress,
+                tries=tries,
+                timeout=timeout,
+                pause=pause,
+            )
+            found = _extract(archive, target)
+            archive.unlink(missing_ok=True)
+            return Fetched(found, address.url)
+        except UserError as error:
+            reasons.append(str(error))
+    raise UserError("; ".join(reasons))
 
 
 def fetch(
@@ -85,67 +187,184 @@ def fetch(
 ) -> str:
     """Download to `target`, going on with what an interrupted download left; returns the file's sha256.
 
-    The file appears under its name when it is complete and, where `sha256` is known, right. `progress(done, total)`
-    counts bytes; `pause` is the wait before the second try in seconds, doubled for each further one. Raises UserError
-    when the address cannot be reached, refuses, or sends something else.
+    The file appears under its name when it is complete and, where `sha256` is known, right; one that is there already
+    and right is kept. `progress(done, total)` counts bytes; `pause` is the wait before the second try in seconds,
+    doubled for each further one. Raises UserError when the address cannot be reached, refuses, or sends something
+    else, and when another process downloads the same file.
     """
+    if sha256 is not None and target.is_file() and _sha256(target) == sha256:
+        return sha256
     partial = target.with_name(target.name + ".partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{target.parent} cannot be made ({error.strerror}): choose another folder") from None
+    with _alone(partial):
+        found = _complete(url, partial, sha256, progress, tries, timeout, pause)
+        try:
+            os.replace(partial, target)
+        except OSError as error:
+            raise UserError(f"{target} cannot be written ({error.strerror}): choose another folder") from None
+        _etag(partial).unlink(missing_ok=True)
+    return found
+
+
+def _complete(
+    url: str,
+    partial: Path,
+    sha256: str | None,
+    progress: Progress | None,
+    tries: int,
+    timeout: float,
+    pause: float,
+) -> str:
+    """Bring the partial file to its end; returns its sha256, or raises UserError with what the last try met."""
     reason = ""
     for attempt in range(tries):
         if attempt:
             time.sleep(pause * 2 ** (attempt - 1))
+        resumed = False
         try:
-            _continue(url, partial, progress, timeout)
-            break
+            resumed = _continue(url, partial, progress, timeout)
         except urllib.error.HTTPError as error:
             reason = f"the server answered {error.code} {error.reason}"
-            if error.code == 416:
-                # The server has no more than we have: what we have is complete, or it is another file's beginning.
-                if attempt:
-                    partial.unlink(missing_ok=True)
-                elif sha256 is not None and sha256_so_far(partial).hexdigest() == sha256:
-                    break
-                else:
-                    partial.unlink(missing_ok=True)
-            elif error.code < 500:
-                break
-        except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError) as error:
+            if error.code == 416 and partial.exists():
+                # Nothing follows what is here: it is complete, or the beginning of something else.
+                complete = error.headers.get("Content-Range") == f"bytes */{partial.stat().st_size}"
+                if (found := _sha256(partial)) == sha256 or (sha256 is None and complete):
+                    return found
+                _discard(partial)
+                continue
+            if error.code < 500 and error.code not in (408, 429):
+                raise UserError(f"{url} could not be downloaded ({reason}): check the address") from None
+            continue
+        except (OSError, HTTPException) as error:
             cause = getattr(error, "reason", error)
-            reason = str(cause) or type(error).__name__
-        except OSError as error:
-            raise UserError(f"{partial} cannot be written ({error.strerror or error}): free space there") from None
-    else:
-        raise UserError(f"{url} could not be downloaded ({reason}): try again later, it goes on where it stopped")
-    if not partial.exists() or (reason and "answered 4" in reason):
-        raise UserError(f"{url} could not be downloaded ({reason}): check the address")
-    found = sha256_so_far(partial).hexdigest()
-    if sha256 is not None and found != sha256:
-        partial.unlink()
-        raise UserError(f"{url} sent a file with sha256 {found}, expected {sha256}: nothing was kept, do not use it")
-    os.replace(partial, target)
-    return found
+            reason = " ".join(str(cause).split()) or type(error).__name__
+            if isinstance(cause, socket.gaierror):
+                break  # There is no network, or no such host: neither changes within seconds.
+            continue
+        found = _sha256(partial)
+        if sha256 in (None, found):
+            return found
+        _discard(partial)
+        if not resumed:
+            raise UserError(
+                f"{url} sent a file with sha256 {found}, expected {sha256}: nothing was kept, do not use it"
+            )
+        reason = "what an earlier download left was of another file"
+    raise UserError(f"{url} could not be downloaded ({reason}): try again later, it goes on where it stopped")
 
 
-def _continue(url: str, partial: Path, progress: Progress | None, timeout: float) -> None:
+def _continue(url: str, partial: Path, progress: Progress | None, timeout: float) -> bool:
+    """Append what is missing, or write all where the server cannot go on; returns whether it went on."""
     have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "faceanon-engine"})
     if have:
         request.add_header("Range", f"bytes={have}-")
+        if _etag(partial).is_file():
+            request.add_header("If-Range", _etag(partial).read_text(encoding="utf-8"))
     with urllib.request.urlopen(request, timeout=timeout) as answer:
+        if answer.headers.get_content_type() == "text/html":
+            raise UserError(f"{url} sent a web page instead of a file: download it in a browser")
         resumed = answer.status == 206 and str(answer.headers.get("Content-Range", "")).startswith(f"bytes {have}-")
         if not resumed:
             have = 0
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length is not None else None
-        with open(partial, "ab" if resumed else "wb") as stream:
+        with _writing(partial):
+            if not resumed:
+                etag = str(answer.headers.get("ETag", ""))
+                # Only a strong one promises the same bytes.
+                if etag.startswith('"'):
+                    _etag(partial).write_text(etag, encoding="utf-8")
+                else:
+                    _etag(partial).unlink(missing_ok=True)
+        with _open(partial, "ab" if resumed else "wb") as stream:
             while block := answer.read(_BLOCK):
-                stream.write(block)
+                with _writing(partial):
+                    stream.write(block)
                 have += len(block)
                 if progress is not None:
                     progress(have, total)
+            with _writing(partial):
+                stream.flush()
+                os.fsync(stream.fileno())
     if total is not None and have < total:
         raise ConnectionError(f"the connection ended after {have} of {total} bytes")
+    return resumed
+
+
+def _extract(archive: Path, target: Path) -> str:
+    """Write the archive's file of the target's name to the target; returns its sha256. Nothing else is unpacked."""
+    partial = target.with_name(target.name + ".partial")
+    digest = hashlib.sha256()
+    try:
+        with tarfile.open(archive) as content:
+            for member in content:
+                if member.isfile() and PurePosixPath(member.name).name == target.name:
+                    break
+            else:
+                raise UserError(f"{archive} holds no {target.name}: look into it, or get the file elsewhere")
+            source = content.extractfile(member)
+            assert source is not None
+            with _writing(partial), open(partial, "wb") as stream:
+                while block := source.read(_BLOCK):
+                    stream.write(block)
+                    digest.update(block)
+        os.replace(partial, target)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UserError(f"{archive} is no readable tar archive ({error}): delete it and try again") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _alone(partial: Path) -> Iterator[None]:
+    """Keep other processes away from the partial file: two that append to it would mix their halves."""
+    from filelock import FileLock, Timeout
+
+    path = partial.with_name(partial.name + ".lock")
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{partial} is being written by another download: wait for that one") from None
+    except OSError as error:
+        raise UserError(f"{partial} cannot be written ({error.strerror}): choose another folder") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tell a failure of the disk from one of the network."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): free space there") from None
+
+
+def _open(path: Path, mode: str) -> IO[bytes]:
+    with _writing(path):
+        return cast(IO[bytes], open(path, mode))
+
+
+def _etag(partial: Path) -> Path:
+    """Where the server's mark of the version that the partial file belongs to is kept."""
+    return partial.with_name(partial.name + ".etag")
+
+
+def _discard(partial: Path) -> None:
+    partial.unlink(missing_ok=True)
+    _etag(partial).unlink(missing_ok=True)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
