@@ -74,6 +74,19 @@ def learning_rate(step: int, steps: int, preset: Preset) -> float:
     return preset.learning_rate * preset.learning_rate_decay**passed
 
 
+def compare(
+    identity_encoder: IdentityEncoder,
+    attribute_encoder: AttributeEncoder,
+    images: Tensor,
+    targets: Targets,
+    preset: Preset,
+) -> tuple[Tensor, Tensor]:
+    """Identity cosine [N] and attribute loss [N] between generated images [N, 3, R, R] and their targets."""
+    identity = identity_embedding(identity_encoder, images, preset.identity_generated)
+    tokens = attribute_features(attribute_encoder, images, preset.attribute_generated).tokens
+    return identity_cosine(identity, targets.identity), attribute_loss(tokens, targets.tokens)
+
+
 def _record(cosine: Tensor, attribute: Tensor, margin: float) -> StepRecord:
     cosine, attribute = cosine.detach(), attribute.detach()
     return StepRecord(cosine=cosine, identity=identity_loss(cosine, margin), attribute=attribute)
@@ -110,9 +123,8 @@ def optimise(
 
     def evaluate() -> tuple[Tensor, Tensor, Tensor]:
         images = generator.synthesis_from(prefix, torch.cat([head, rows, tail], dim=1))
-        identity = identity_embedding(identity_encoder, images, preset.identity_generated)
-        tokens = attribute_features(attribute_encoder, images, preset.attribute_generated).tokens
-        return images, identity_cosine(identity, targets.identity), attribute_loss(tokens, targets.tokens)
+        cosine, attribute = compare(identity_encoder, attribute_encoder, images, targets, preset)
+        return images, cosine, attribute
 
     history: list[StepRecord] = []
     for step in range(steps):
