@@ -1,0 +1,152 @@
+"""An exported graph run by ONNX Runtime, on the CPU or through its CUDA provider."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import numpy as np
+
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.sessions.graphs import Artifact
+from faceanon_engine.engine.sessions.session import About, Session, as_array, is_tensor, like
+
+CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+class OnnxRuntimeSession(Session):
+    """A graph in ONNX Runtime. On CUDA, tensors on the same GPU go in and out by address."""
+
+    def __init__(
+        self, artifact: Artifact, *, device: str = "cpu", threads: int | None = None, max_batch: int | None = None
+    ) -> None:
+        """Open a graph on "cpu" or "cuda:N"; `threads` of the CPU provider, by default one a usable core.
+
+        Raises UserError when the package, the provider, or a kernel that the graph needs is missing.
+        """
+        (input_name, input), (output_name, output) = *artifact.inputs.items(), *artifact.outputs.items()
+        super().__init__(input, output, max_batch)
+        self._names = (input_name, output_name)
+        self._artifact = artifact
+        self._device = device
+        self._index = int(device.partition(":")[2] or 0)
+        self._provider = CPU_PROVIDER if device == "cpu" else CUDA_PROVIDER
+        self._threads = threads or usable_cores()
+        self._runtime, self._session = self._open()
+
+    def _open(self) -> tuple[Any, Any]:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UserError(
+                f"onnxruntime cannot be loaded ({first_line(error)}): install it, or use another --backend"
+            ) from None
+        if self._provider not in onnxruntime.get_available_providers():
+            raise UserError(
+                f"onnxruntime {onnxruntime.__version__} here is built without {self._provider}: install "
+                "onnxruntime-gpu in place of onnxruntime, or use --device cpu"
+            )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        # Threads that spin while they wait take the cores that decoding, and other programs, need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # fp32 means float32: TF32 would keep ten bits of the mantissa.
+        settings: dict[str, Any] = {"device_id": self._index, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
+        provider: Any = self._provider if self._provider == CPU_PROVIDER else (CUDA_PROVIDER, settings)
+        try:
+            session = onnxruntime.InferenceSession(str(self._artifact.path), options, providers=[provider])
+        except Exception as error:
+            raise self._explained(error, onnxruntime.__version__) from None
+        running = session.get_providers()[0]
+        if running != self._provider:
+            # ONNX Runtime goes on silently with another provider when one cannot be loaded.
+            raise UserError(
+                f"onnxruntime {onnxruntime.__version__} gave {running} where {self._provider} was asked for: its CUDA "
+                "libraries or the driver do not fit, see 'faceanon-engine doctor'; or use --device cpu"
+            )
+        return onnxruntime, session
+
+    def _explained(self, error: Exception, version: str) -> UserError:
+        text = " ".join(str(error).split())
+        artifact = self._artifact
+        if type(error).__name__ == "NotImplemented" or "NOT_IMPLEMENTED" in text:
+            found = re.search(r"for (?:the node )?(\S+?)(?:\(\d+\))? node with name '([^']*)'", text)
+            where = f"operator {found[1]} of node {found[2]}" if found else text[:200]
+            return UserError(
+                f"onnxruntime {version} has no {self._provider} kernel in {artifact.precision} for {where} in "
+                f"{artifact.graph}: use --precision fp32, or another --backend"
+            )
+        if says_out_of_memory(text):
+            return UserError(
+                f"out of memory opening {artifact.graph} on {self._device}: use a 16-bit --precision or cpu"
+            )
+        return UserError(
+            f"onnxruntime {version} cannot open {artifact.path} ({text[:200]}): build it again with --force"
+        )
+
+    def _run(self, batch: Any) -> Any:
+        try:
+            if is_tensor(batch) and batch.is_cuda and self._provider == CUDA_PROVIDER:
+                return self._run_by_address(batch)
+            feed = {self._names[0]: as_array(batch)}
+            return like(self._session.run([self._names[1]], feed)[0], batch)
+        except Exception as error:
+            if says_out_of_memory(str(error)):
+                raise UserError(
+                    f"out of memory running {self._artifact.graph} on {len(batch)} images on {self._device}: "
+                    "give a smaller --batch-size or a 16-bit --precision"
+                ) from None
+            raise
+
+    def _run_by_address(self, batch: Any) -> Any:
+        import torch
+
+        shape = (len(batch), *(int(size) for size in self.output.shape[1:]))
+        found = torch.empty(shape, dtype=getattr(torch, self.output.dtype), device=batch.device)
+        binding = self._session.io_binding()
+        for bind, name, tensor in (
+            (binding.bind_input, self._names[0], batch),
+            (binding.bind_output, self._names[1], found),
+        ):
+            kind = np.dtype(str(tensor.dtype).removeprefix("torch."))
+            bind(name, "cuda", self._index, kind, tuple(tensor.shape), tensor.data_ptr())
+        # ONNX Runtime works on a stream of its own: what made the input has to be through, and its own work after it.
+        torch.cuda.current_stream(batch.device).synchronize()
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return found
+
+    def describe(self) -> About:
+        running = self._session.get_providers()[0]
+        return About(
+            backend="onnxruntime",
+            version=self._runtime.__version__,
+            provider=running,
+            precision=self._artifact.precision,
+            device=self._device,
+            graph=self._artifact.graph,
+            detail=f"{self._threads} threads" if running == CPU_PROVIDER else "",
+        )
+
+    def close(self) -> None:
+        self._session = None
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Whether a message of ONNX Runtime, TensorRT or CUDA means that memory ran out."""
+    text = text.lower()
+    known = ("out of memory", "out_of_memory", "outofmemory", "bad_alloc", "failed to allocate", "cudamalloc")
+    return any(word in text for word in known)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, its type where there is none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,364 @@
+"""A built engine run by TensorRT or by TensorRT for RTX: one code, the module is a parameter.
+
+Inputs and outputs stay on the device where they are tensors; arrays go through pinned memory. Everything is put on one
+stream, and the host waits only for what it has to hand back.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.sessions.cuda_driver import DriverError, gpus
+from faceanon_engine.engine.sessions.cuda_memory import Captured, DeviceMemory, TorchMemory, open_memory
+from faceanon_engine.engine.sessions.graphs import TensorSpec, write_whole
+from faceanon_engine.engine.sessions.onnxruntime_session import first_line, says_out_of_memory
+from faceanon_engine.engine.sessions.session import About, Profile, Session, as_array, is_tensor, like
+
+logger = logging.getLogger(__name__)
+
+MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+INSTALL = {
+    "tensorrt": "install NVIDIA's tensorrt wheels for CUDA 13",
+    "tensorrt-rtx": "pip install tensorrt-rtx-cu13",
+}
+# A CUDA graph holds the memory of its run: the sizes used last are kept.
+_GRAPHS_KEPT = 4
+
+
+def load_module(backend: str) -> Any:
+    """The Python module of a TensorRT backend; raises UserError saying how to install it."""
+    try:
+        return importlib.import_module(MODULES[backend])
+    except Exception as error:
+        # Its loader raises more than ImportError when a library is missing.
+        raise UserError(
+            f"{backend} cannot be loaded ({first_line(error)}): {INSTALL[backend]}, or use another --backend"
+        ) from None
+
+
+def make_logger(trt: Any, told: list[str]) -> Any:
+    """A logger of that module: errors and warnings are appended to `told`, everything goes to our own log."""
+    levels = {
+        trt.ILogger.INTERNAL_ERROR: logging.ERROR,
+        trt.ILogger.ERROR: logging.ERROR,
+        trt.ILogger.WARNING: logging.WARNING,
+        trt.ILogger.INFO: logging.INFO,
+    }
+
+    class Forwarding(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            level = levels.get(severity, logging.DEBUG)
+            if level >= logging.WARNING:
+                told.append(message)
+            # The person is told of errors by an exception: here they are for whoever looks for causes.
+            logger.log(min(level, logging.INFO) if level >= logging.WARNING else logging.DEBUG, "%s", message)
+
+    return Forwarding()
+
+
+class TensorRTSession(Session):
+    """An engine with one execution context."""
+
+    def __init__(
+        self,
+        backend: str,
+        plan: Path,
+        *,
+        graph: str,
+        precision: str,
+        input: tuple[str, TensorSpec],
+        output: tuple[str, TensorSpec],
+        profile: Profile,
+        device: str = "cuda:0",
+        cuda_graphs: bool | None = None,
+        runtime_cache: Path | None = None,
+        trt: Any = None,
+        memory: DeviceMemory | None = None,
+        refit: Path | None = None,
+    ) -> None:
+        """Open an engine file on a GPU.
+
+        cuda_graphs: replay each batch size after its first run; None does where the profile has one size only.
+        runtime_cache: where TensorRT for RTX keeps the kernels it compiles for this GPU. refit: the ONNX file that
+        holds the weights of an engine that was built without them. trt and memory stand in for the module and the GPU.
+
+        Raises UserError without a GPU or the package, for an engine of another version or GPU, and without memory.
+        """
+        super().__init__(input[1], output[1], profile.max, profile.min)
+        self._backend, self._graph, self._precision, self._profile = backend, graph, precision, profile
+        self._names = (input[0], output[0])
+        self._device = device
+        index = int(device.partition(":")[2] or 0)
+        self._trt = trt or load_module(backend)
+        if memory is None:
+            if index >= len(gpus()):
+                raise UserError(
+                    f"{backend} runs on an NVIDIA GPU and {device} is not there, see 'faceanon-engine doctor': "
+                    "use --backend onnxruntime or torch"
+                )
+            memory = open_memory(index)
+        self._memory = memory
+        self._told: list[str] = []
+        self._logger = make_logger(self._trt, self._told)
+        self._runtime_cache = runtime_cache
+        self._kept: Any = None
+        self._buffers: dict[str, tuple[int, Any, int]] = {}
+        self._pinned: dict[str, Any] = {}
+        self._captured: OrderedDict[int, Captured] = OrderedDict()
+        self._seen: set[int] = set()
+        self._graph_note = ""
+        with self._memory.active():
+            self._engine = self._deserialise(plan, refit)
+            self._context = self._make_context(cuda_graphs)
+        own_graphs = hasattr(self._trt, "CudaGraphStrategy")  # RTX captures by itself
+        self._cuda_graphs = (profile.fixed if cuda_graphs is None else cuda_graphs) and not own_graphs
+
+    # -- opening -----------------------------------------------------------------------------------------------
+
+    def _deserialise(self, plan: Path, refit: Path | None) -> Any:
+        content = plan.read_bytes()
+        runtime = self._trt.Runtime(self._logger)
+        if hasattr(runtime, "engine_host_code_allowed"):
+            # Version-compatible engines carry a lean runtime. The file is ours: its checksum was compared.
+            runtime.engine_host_code_allowed = True
+        reason = self._invalidity(runtime, content)
+        engine = None if reason else runtime.deserialize_cuda_engine(content)
+        if engine is None:
+            raise self._refused(plan, reason)
+        self._runtime = runtime  # has to outlive the engine
+        if refit is not None:
+            self._refit(engine, refit)
+        return engine
+
+    def _invalidity(self, runtime: Any, content: bytes) -> str:
+        """What TensorRT for RTX says is wrong with an engine before it is opened; empty where it says nothing."""
+        if not hasattr(runtime, "get_engine_validity"):
+            return ""
+        validity, diagnostics = runtime.get_engine_validity(content)
+        if validity != self._trt.EngineValidity.INVALID:
+            return ""
+        kinds = getattr(self._trt.EngineInvalidityDiagnostics, "__members__", {})
+        wrong = [name for name, kind in kinds.items() if int(diagnostics) & int(kind)]
+        return ", ".join(wrong).lower().replace("_", " ") or f"diagnostics {int(diagnostics)}"
+
+    def _refused(self, plan: Path, reason: str) -> UserError:
+        text = reason or (self._told[-1] if self._told else "no reason given")
+        if says_out_of_memory(text):
+            return UserError(
+                f"out of memory opening the engine {plan.name} on {self._device}: build it with a smaller largest "
+                "--batch, or use a 16-bit --precision"
+            )
+        return UserError(
+            f"{self._backend} {self._trt.__version__} on {self._device} cannot open {plan} ({' '.join(text.split())}): "
+            "it was built for another GPU or by another version; build it here with 'faceanon-engine build --force'"
+        )
+
+    def _refit(self, engine: Any, weights: Path) -> None:
+        refitter = self._trt.Refitter(engine, self._logger)
+        parser = self._trt.OnnxParserRefitter(refitter, self._logger)
+        if not parser.refit_from_file(str(weights)) or not refitter.refit_cuda_engine():
+            raise UserError(
+                f"the weights of {weights} do not fit the engine of {self._graph} "
+                f"({self._told[-1] if self._told else 'no reason given'}): build it again with --force"
+            )
+
+    def _make_context(self, cuda_graphs: bool | None) -> Any:
+        if not hasattr(self._engine, "create_runtime_config"):
+            context = self._engine.create_execution_context()
+        else:
+            config = self._engine.create_runtime_config()
+            strategies = getattr(self._trt, "DynamicShapesKernelSpecializationStrategy", None)
+            if strategies is not None:
+                # Lazily, a fallback kernel answers until the right one is compiled, and results would depend on the
+                # time and on what earlier runs left in the runtime cache.
+                config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+            if hasattr(self._trt, "CudaGraphStrategy") and (
+                self._profile.fixed if cuda_graphs is None else cuda_graphs
+            ):
+                config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+                self._graph_note = "CUDA graphs by TensorRT"
+            if self._runtime_cache is not None and hasattr(config, "create_runtime_cache"):
+                self._kept = config.create_runtime_cache()
+                if self._runtime_cache.is_file() and not self._kept.deserialize(self._runtime_cache.read_bytes()):
+                    logger.info("%s is of another driver or version: kernels are compiled again", self._runtime_cache)
+                config.set_runtime_cache(self._kept)
+            context = self._engine.create_execution_context(config)
+        if context is None:
+            raise UserError(
+                f"out of memory preparing {self._graph} on {self._device} for batches of up to {self._profile.max}: "
+                "build it with a smaller largest --batch, or use a 16-bit --precision"
+            )
+        return context
+
+    # -- running -----------------------------------------------------------------------------------------------
+
+    def _run(self, batch: Any) -> Any:
+        shape = (len(batch), *(int(size) for size in self.output.shape[1:]))
+        try:
+            if is_tensor(batch) and batch.is_cuda and isinstance(self._memory, TorchMemory):
+                return self._run_tensor(batch, shape)
+            with self._memory.active():
+                found = self._run_array(as_array(batch), shape)
+            return like(found, batch)
+        except UserError:
+            raise
+        except Exception as error:
+            if says_out_of_memory(f"{type(error).__name__} {error}"):
+                raise self._out_of_memory(len(batch)) from None
+            raise
+
+    def _run_array(self, batch: Any, shape: tuple[int, ...]) -> Any:
+        """Host to device, run, device to host: three things put on the stream, then one wait."""
+        memory = self._memory
+        source, target = self._pinned_view("input", batch.shape), self._pinned_view("output", shape)
+        taken, given = self._buffer("input", source.nbytes), self._buffer("output", target.nbytes)
+        np.copyto(source, batch)
+        memory.to_device(taken, source)
+        self._execute(len(batch), taken, given, replay=self._cuda_graphs)
+        memory.to_host(target, given)
+        memory.synchronise()
+        # The pinned memory is used again by the next run.
+        return target.copy()
+
+    def _run_tensor(self, batch: Any, shape: tuple[int, ...]) -> Any:
+        """Nothing leaves the device and the host waits for nothing; the caller's stream waits for ours."""
+        import torch
+
+        memory = self._memory
+        assert isinstance(memory, TorchMemory)
+        ours, theirs = memory.torch_stream, torch.cuda.current_stream(batch.device)
+        ours.wait_stream(theirs)
+        with memory.active():
+            found = torch.empty(shape, dtype=getattr(torch, self.output.dtype), device=batch.device)
+            if self._cuda_graphs:
+                # A replay reads and writes the addresses it was recorded with.
+                taken, given = self._buffer("input", batch.nbytes), self._buffer("output", found.nbytes)
+                memory.copy(taken, batch.data_ptr(), batch.nbytes)
+                self._execute(len(batch), taken, given, replay=True)
+                memory.copy(found.data_ptr(), given, found.nbytes)
+            else:
+                self._execute(len(batch), batch.data_ptr(), found.data_ptr(), replay=False)
+        # The allocator must not hand either out again while the other stream still uses it.
+        batch.record_stream(ours)
+        found.record_stream(theirs)
+        theirs.wait_stream(ours)
+        return found
+
+    def _execute(self, count: int, taken: int, given: int, *, replay: bool) -> None:
+        """Put one run on the stream, from and to these addresses."""
+        if replay and count in self._captured:
+            self._captured.move_to_end(count)
+            self._captured[count].launch()
+            return
+        context = self._context
+        context.set_input_shape(self._names[0], (count, *(int(size) for size in self.input.shape[1:])))
+        context.set_tensor_address(self._names[0], taken)
+        context.set_tensor_address(self._names[1], given)
+        # A dynamic engine allocates at the first run of a size, which cannot be recorded.
+        if replay and count in self._seen and self._capture(count):
+            self._captured[count].launch()
+            return
+        self._enqueue(count)
+        self._seen.add(count)
+
+    def _enqueue(self, count: int) -> None:
+        if not self._context.execute_async_v3(self._memory.stream):
+            text = self._told[-1] if self._told else "no reason given"
+            if says_out_of_memory(text):
+                raise self._out_of_memory(count)
+            raise UserError(
+                f"{self._backend} failed running {self._graph} on {count} images ({' '.join(text.split())}): build the "
+                "engine again with --force"
+            )
+
+    def _capture(self, count: int) -> bool:
+        """Record a run of that size; when this engine cannot be recorded, go on without."""
+        recording = self._memory.capture()
+        try:
+            try:
+                self._enqueue(count)
+            finally:
+                recording.finish()
+        except (UserError, DriverError) as error:
+            logger.info("%s: no CUDA graph for batches of %d: %s", self._graph, count, error)
+            self._cuda_graphs, self._graph_note = False, "CUDA graphs refused"
+            return False
+        self._captured[count] = recording
+        while len(self._captured) > _GRAPHS_KEPT:
+            self._captured.popitem(last=False)[1].close()
+        return True
+
+    def _buffer(self, name: str, size: int) -> int:
+        """Address of a buffer of at least that size on the device; a larger one than before makes recordings void."""
+        address, _, held = self._buffers.get(name, (0, None, 0))
+        if held < size:
+            self._memory.synchronise()
+            self._forget_recordings()
+            self._buffers.pop(name, None)
+            address, keeper = self._memory.allocate(size)
+            self._buffers[name] = (address, keeper, size)
+        return address
+
+    def _pinned_view(self, name: str, shape: tuple[int, ...]) -> Any:
+        held = self._pinned.get(name)
+        if held is None or len(held) < shape[0]:
+            spec = self.input if name == "input" else self.output
+            self._pinned[name] = held = self._memory.pinned(shape, spec.dtype)
+        return held[: shape[0]]
+
+    def _forget_recordings(self) -> None:
+        for recording in self._captured.values():
+            recording.close()
+        self._captured.clear()
+
+    def _out_of_memory(self, count: int) -> UserError:
+        smaller = "give a smaller --batch-size or a 16-bit --precision" if count > 1 else "use a 16-bit --precision"
+        return UserError(f"out of memory running {self._graph} on {count} images on {self._device}: {smaller}")
+
+    # -- what it is, and its end -------------------------------------------------------------------------------
+
+    def describe(self) -> About:
+        notes = [f"batch {self._profile}", self._graph_note or ("CUDA graphs" if self._cuda_graphs else "")]
+        if isinstance(self._memory, TorchMemory):
+            notes.append("buffers of torch")
+        return About(
+            backend=self._backend,
+            version=str(self._trt.__version__),
+            provider=self._backend,
+            precision=self._precision,
+            device=self._device,
+            graph=self._graph,
+            detail=", ".join(note for note in notes if note),
+        )
+
+    def save_runtime_cache(self) -> None:
+        """Keep the kernels that TensorRT for RTX compiled, where it did and the folder can be written."""
+        if self._kept is None or self._runtime_cache is None:
+            return
+        content = bytes(self._kept.serialize())
+        if content and not (self._runtime_cache.is_file() and self._runtime_cache.read_bytes() == content):
+            try:
+                write_whole(self._runtime_cache, content)
+            except OSError as error:
+                logger.info("%s cannot be written: %s", self._runtime_cache, error)
+
+    def close(self) -> None:
+        if self._context is None:
+            return
+        with self._memory.active():
+            self._memory.synchronise()
+            self.save_runtime_cache()
+            self._forget_recordings()
+            self._context = self._kept = self._engine = self._runtime = None
+            self._buffers.clear()
+            self._pinned.clear()
