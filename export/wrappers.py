@@ -142,41 +142,56 @@ def preprocess(network: nn.Module, side: int, image_input: ImageInput) -> Prepro
 
 def plain_linear(layer: EqualizedLinear, gain: float = 1.0) -> nn.Linear:
     """A linear layer with the learning rate's scale, and a further gain, in its weights; float64."""
-    outputs, inputs = layer.weight.shape
-    plain = nn.Linear(inputs, outputs, dtype=torch.float64)
-    plain.weight = _constant(layer.weight.double() * layer.weight_gain * gain)
-    plain.bias = _constant(layer.bias.double() * layer.bias_gain * gain)
-    return plain
+    return _linear(layer.weight.double() * (layer.weight_gain * gain), layer.bias.double() * (layer.bias_gain * gain))
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    with torch.device("meta"):
+        linear = nn.Linear(weight.shape[1], weight.shape[0])
+    linear.weight, linear.bias = _constant(weight), _constant(bias)
+    return linear
 
 
 def _constant(value: Tensor) -> nn.Parameter:
-    return nn.Parameter(value.detach().clone(), requires_grad=False)
+    return nn.Parameter(value.detach(), requires_grad=False)
 
 
 def folded(network: nn.Module) -> nn.Module:
-    """A float64 copy for inference: normalisation that follows a layer moved into it, what does nothing left out."""
-    network = copy.deepcopy(network).double().eval().requires_grad_(False)
+    """A copy for inference: normalisation that follows a layer moved into it, what does nothing left out.
+
+    Weights that stay as they are share their memory with the network's.
+    """
+    shared: dict[int, Any] = {id(value): _constant(value) for value in network.parameters()}
+    shared |= {id(value): value.detach() for value in network.buffers()}
+    network = copy.deepcopy(network, shared).eval()
     for module in network.modules():
-        if not isinstance(module, nn.Sequential):
-            continue
-        for index in range(len(module)):
-            layer, before = module[index], module[index - 1] if index else None
-            if isinstance(layer, nn.Dropout) or (isinstance(layer, nn.MaxPool2d) and layer.stride == 1):
-                module[index] = nn.Identity()
-            elif isinstance(layer, nn.BatchNorm2d) and isinstance(before, nn.Conv2d):
-                module[index - 1] = fusion.fuse_conv_bn_eval(before, layer)
-                module[index] = nn.Identity()
-            elif isinstance(layer, nn.BatchNorm1d) and isinstance(before, nn.Linear):
-                module[index - 1] = fusion.fuse_linear_bn_eval(before, layer)
-                module[index] = nn.Identity()
-    for module in network.modules():
-        if isinstance(module, ResidualUnit) and isinstance(module.shortcut_layer, nn.MaxPool2d):
-            if module.shortcut_layer.stride == 1:
-                module.shortcut_layer = nn.Identity()
+        if isinstance(module, nn.Sequential):
+            _fold(module)
+        if isinstance(module, ResidualUnit) and _does_nothing(module.shortcut_layer):
+            module.shortcut_layer = nn.Identity()
         for name, child in list(module.named_children()):
             if isinstance(child, EqualizedLinear):
                 setattr(module, name, plain_linear(child))
     return network
+
+
+def _fold(layers: nn.Sequential) -> None:
+    for index, layer in enumerate(layers):
+        before = layers[index - 1] if index else None
+        merged: nn.Module | None = None
+        if isinstance(layer, nn.BatchNorm2d) and isinstance(before, nn.Conv2d):
+            merged = fusion.fuse_conv_bn_eval(copy.deepcopy(before).double(), copy.deepcopy(layer).double())
+        elif isinstance(layer, nn.BatchNorm1d) and isinstance(before, nn.Linear):
+            merged = fusion.fuse_linear_bn_eval(copy.deepcopy(before).double(), copy.deepcopy(layer).double())
+        if merged is not None:
+            # In the normalisation's place, whose output it gives; what was the layer's is never formed.
+            layers[index - 1], layers[index] = nn.Identity(), merged
+        elif _does_nothing(layer):
+            layers[index] = nn.Identity()
+
+
+def _does_nothing(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Dropout) or (isinstance(layer, nn.MaxPool2d) and layer.stride == layer.kernel_size == 1)
 
 
 # --- generator ------------------------------------------------------------------------------------------------------
@@ -208,15 +223,14 @@ class MappingGraph(nn.Module):
 class Modulation(Float32Island):
     """w [N, w_dim] -> styles [N, Cin] and demodulation [N, Cout], for a weight scaled by `weight_scale`.
 
-    With `bounded`, styles are divided by their largest magnitude, which the demodulation makes up for. The weight is
-    scaled so that the convolution's output is then no larger than the demodulated one: nothing overflows between.
+    Styles are divided by their largest magnitude, which the demodulation makes up for, and the weight is scaled so that
+    the convolution's output is then no larger than the demodulated one: in float16 nothing overflows between.
     """
 
-    def __init__(self, affine: EqualizedLinear, energy: Tensor, gain: float, bounded: bool) -> None:
+    def __init__(self, affine: EqualizedLinear, energy: Tensor, gain: float) -> None:
         super().__init__()
         self.affine = plain_linear(affine)
-        self.bounded = bounded
-        self.weight_scale = float(energy.double().sum(dim=1).max().clamp_min(1e-30).rsqrt()) if bounded else 1.0
+        self.weight_scale = float(energy.double().sum(dim=1).max().clamp_min(1e-30).rsqrt())
         # The activation's gain belongs behind the square root; inside it, it is divided by twice.
         self.register_buffer("energy", (energy.double() * self.weight_scale**2 / gain**2).t().contiguous())
         self.epsilon = DEMODULATION_EPSILON * self.weight_scale**2 / gain**2
@@ -225,8 +239,6 @@ class Modulation(Float32Island):
 
     def forward(self, w: Tensor) -> tuple[Tensor, Tensor]:
         styles = self.affine(w)
-        if not self.bounded:
-            return styles, (styles.square() @ self.energy + self.epsilon).rsqrt()
         peak = styles.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)
         styles = styles / peak
         return styles, (styles.square() @ self.energy + self.epsilon / peak.square()).rsqrt()
@@ -239,11 +251,11 @@ class StyledConvolution(nn.Module):
     noise: Tensor
     bias: Tensor
 
-    def __init__(self, layer: StyledLayer, bounded: bool) -> None:
+    def __init__(self, layer: StyledLayer) -> None:
         super().__init__()
         conv = layer.conv
         weight = conv.weight.double() * conv.gain
-        self.modulation = Modulation(conv.affine, weight_energy(weight), ACTIVATION_GAIN, bounded)
+        self.modulation = Modulation(conv.affine, weight_energy(weight), ACTIVATION_GAIN)
         self.up = conv.up
         weight = weight * self.modulation.weight_scale
         self.register_buffer("weight", weight.transpose(0, 1).contiguous() if conv.up else weight)
@@ -255,7 +267,11 @@ class StyledConvolution(nn.Module):
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         styles, demodulation = self.modulation(w)
         x = x * styles[:, :, None, None]
-        x = blur(F.conv_transpose2d(x, self.weight, stride=2), (1, 1)) if self.up else F.conv2d(x, self.weight, padding=1)
+        x = (
+            blur(F.conv_transpose2d(x, self.weight, stride=2), (1, 1))
+            if self.up
+            else F.conv2d(x, self.weight, padding=1)
+        )
         x = x * demodulation[:, :, None, None]
         if self.noise is not None:
             x = x + self.noise
@@ -321,11 +337,11 @@ class SynthesisGraph(nn.Module):
 
     const: Tensor
 
-    def __init__(self, generator: Generator, bounded: bool) -> None:
+    def __init__(self, generator: Generator) -> None:
         super().__init__()
         self.rows = generator.config.rows
         self.register_buffer("const", generator.const.double())
-        self.layers = nn.ModuleList(StyledConvolution(layer, bounded) for layer in generator.layers)
+        self.layers = nn.ModuleList(StyledConvolution(layer) for layer in generator.layers)
         self.to_rgbs = nn.ModuleList(Colour(layer, not index) for index, layer in enumerate(generator.to_rgbs))
 
     def forward(self, w_plus: Tensor) -> Tensor:
@@ -390,9 +406,9 @@ class InverterGraph(nn.Module):
             x = unit(x)
             if index in self.ends[1:]:
                 taps.append(x)
-        coarse, side = taps[2], config.input_size // 16
-        middle = _enlarge(coarse, 2 * side) + self.latlayer1(taps[1])
-        fine = _enlarge(middle, 4 * side) + self.latlayer2(taps[0])
+        coarse = taps[2]
+        middle = _twice(coarse) + self.latlayer1(taps[1])
+        fine = _twice(middle) + self.latlayer2(taps[0])
         levels = [
             coarse if row < config.middle_row else middle if row < config.fine_row else fine
             for row in range(config.rows)
@@ -400,8 +416,8 @@ class InverterGraph(nn.Module):
         return self.sum([head(level) for head, level in zip(self.styles, levels, strict=True)])
 
 
-def _enlarge(x: Tensor, side: int) -> Tensor:
-    return F.interpolate(x, (side, side), mode="bilinear", align_corners=True)
+def _twice(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)
 
 
 class PositionedTokens(Float32Island):
@@ -427,13 +443,12 @@ class FixedAttention(nn.Module):
         super().__init__()
         width = attention.out_proj.in_features
         self.tokens, self.heads, self.each = tokens, attention.heads, width // attention.heads
-        self.in_proj = nn.Linear(width, 3 * width, dtype=torch.float64)
-        self.in_proj.weight = _constant(attention.in_proj_weight.double())
-        self.in_proj.bias = _constant(attention.in_proj_bias.double())
-        with torch.no_grad():
-            # The logits' scale goes into the queries; this also keeps their products small.
-            self.in_proj.weight[:width] *= self.each**-0.5
-            self.in_proj.bias[:width] *= self.each**-0.5
+        # The logits' scale goes into the queries; this also keeps their products small.
+        scale = torch.ones(3 * width, dtype=torch.float64)
+        scale[:width] = self.each**-0.5
+        self.in_proj = _linear(
+            attention.in_proj_weight.double() * scale[:, None], attention.in_proj_bias.double() * scale
+        )
         self.out_proj = attention.out_proj
 
     def forward(self, x: Tensor) -> Tensor:
@@ -484,25 +499,30 @@ class AttributeGraph(nn.Module):
 
 
 def wrap(
-    network: nn.Module, graph: str, *, side: int = 0, image_input: ImageInput = "float", bounded: bool = False
+    network: nn.Module,
+    graph: str,
+    *,
+    side: int = 0,
+    image_input: ImageInput = "float",
+    dtype: torch.dtype = torch.float64,
 ) -> nn.Module:
-    """The graph of a network as a float64 module for inference.
+    """The graph of a network as a module for inference; constants are computed in float64 and kept as `dtype`.
 
-    side: of the images that the graph takes, in pixels; graphs that take codes need none. bounded: styles are kept
-    from making the synthesis overflow in float16, at the cost of a few small operations.
+    side: of the images that the graph takes, in pixels; graphs that take codes need none. Parameters that stay as they
+    are share their memory with the network's.
     """
     wrapped: nn.Module
     if graph == "mapping":
         wrapped = MappingGraph(network.mapping)  # type: ignore[arg-type]
     elif graph == "synthesis":
-        wrapped = SynthesisGraph(network, bounded)  # type: ignore[arg-type]
+        wrapped = SynthesisGraph(network)  # type: ignore[arg-type]
     elif graph == "inverter":
         wrapped = InverterGraph(network, side, image_input)  # type: ignore[arg-type]
     elif graph == "identity":
         wrapped = IdentityGraph(network, side, image_input)  # type: ignore[arg-type]
     else:
         wrapped = AttributeGraph(network, side, image_input, get_graph(graph).output == "tokens")  # type: ignore[arg-type]
-    return wrapped.double().eval().requires_grad_(False)
+    return wrapped.to(dtype).eval().requires_grad_(False)
 
 
 def run_network(network: nn.Module, graph: str, value: Tensor) -> Tensor:

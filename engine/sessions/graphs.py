@@ -108,10 +108,13 @@ def artifact_name(graph: str, precision: Precision, image_input: ImageInput = "f
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Difference from float64 as a share of the reference's root mean square: `maximum` anywhere, `mean` on average."""
+    """Difference from float64, each as a share of the reference's root mean square.
+
+    maximum: the largest difference of any element; relative: the root mean square of all differences.
+    """
 
     maximum: float
-    mean: float
+    relative: float
 
 
 @dataclass(frozen=True)
