@@ -60,6 +60,9 @@ def modulated_conv(
     up: bool = False,
 ) -> Tensor:
     """As `modulated_conv_reference`, without per-sample weights; `energy` is `weight_energy(weight)` when known."""
+    if demodulate and x.dtype == torch.float16:
+        # Demodulation makes the result independent of the style's size, which float16 could not hold.
+        styles = styles / styles.detach().abs().amax(dim=1, keepdim=True).clamp_min(DEMODULATION_EPSILON)
     y = x * styles[:, :, None, None].to(x.dtype)
     scale = demodulation(styles, weight_energy(weight) if energy is None else energy) if demodulate else None
     if up:
@@ -73,5 +76,5 @@ def modulated_conv(
 def epilogue(y: Tensor, noise: Tensor, bias: Tensor) -> Tensor:
     """Noise [1, 1, H, W] (strength applied), bias [C], leaky ReLU with slope 0.2, gain sqrt 2, on [N, C, H, W]."""
     # Leaky ReLU is homogeneous, so the gain may go first, where it is a multiplication of small tensors.
-    y = y + (noise + bias[:, None, None])
+    y = y + (noise + bias[:, None, None]).to(y.dtype)
     return F.leaky_relu(y, LEAKY_SLOPE) * ACTIVATION_GAIN

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from faceanon_engine.kernels.fir import upsample
+from faceanon_engine.kernels.folded_conv import folded_styled_layer, folding_pays
 from faceanon_engine.kernels.modulated_conv import epilogue, modulated_conv, weight_energy
 
 
@@ -129,7 +130,12 @@ class StyledLayer(nn.Module):
         self.register_buffer("noise", torch.randn(1, 1, resolution, resolution))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        return epilogue(self.conv(x, w), self.noise * self.noise_strength, self.bias)
+        conv, noise = self.conv, self.noise * self.noise_strength
+        if conv.folded is not None and conv.energy is not None:
+            styles = conv.affine(w)
+            if folding_pays(x, conv.folded, styles):
+                return folded_styled_layer(x, conv.folded, styles, conv.energy, noise, self.bias, conv.up)
+        return epilogue(conv(x, w), noise, self.bias)
 
 
 class ToRGB(nn.Module):
@@ -220,6 +226,19 @@ class Generator(nn.Module):
         image = self._run(prefix.features, prefix.image, w_plus, prefix.first_row, self.config.rows).image
         assert image is not None
         return image
+
+    def skip_output_from(self, prefix: SynthesisPrefix, w_plus: Tensor, resolution: int) -> Tensor:
+        """The image so far at that side, [N, 3, r, r]: what the layers above add their details to.
+
+        It reads no row above 2 log2(r) - 3. Raises ValueError for a side that has no image above the prefix.
+        """
+        self._check(w_plus)
+        block = int(math.log2(resolution)) - 2
+        row = 2 * block + 1
+        if resolution != 4 * 2**block or not prefix.first_row <= row < self.config.rows:
+            raise ValueError(f"no image of side {resolution} above row {prefix.first_row}")
+        below = self._run(prefix.features, prefix.image, w_plus, prefix.first_row, row)
+        return self.to_rgbs[block](below.features, w_plus[:, row], below.image)
 
     def synthesis(self, w_plus: Tensor) -> Tensor:
         """Images [N, 3, R, R] of w+ [N, rows, w_dim]; raises ValueError on another shape."""
