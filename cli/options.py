@@ -9,7 +9,15 @@ from typing import Any, TypeVar
 import click
 
 from faceanon_engine.cli.console import LOG_LEVELS, set_log_level
-from faceanon_engine.engine.config import ALIGNMENTS, FORMATS, METRICS, JobSettings, job_settings, read_config
+from faceanon_engine.engine.config import (
+    ALIGNMENTS,
+    FORMATS,
+    METRICS,
+    OPTIMISE_PRECISIONS,
+    JobSettings,
+    job_settings,
+    read_config,
+)
 from faceanon_engine.engine.preset import PRESETS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -61,7 +69,7 @@ preset = click.option(
     type=click.Choice(sorted(PRESETS)),
     default="falco",
     show_default=True,
-    help="What the paper means, or what the released code does.",
+    help="What the paper means, what the released code does, or the paper's with early stopping.",
 )
 metric = click.option(
     "--metric", type=click.Choice(METRICS), default="euclidean", show_default=True, help="Distance of the pairing."
@@ -92,6 +100,24 @@ _JOB_OPTIONS = (
     batch_size,
     limit,
     device,
+    click.option(
+        "--devices",
+        metavar="NAME,NAME,...|all",
+        help="Several devices, such as cuda:0,cuda:1: one process each.  [default: one, --device]",
+    ),
+    click.option(
+        "--optimise-precision",
+        type=click.Choice(OPTIMISE_PRECISIONS),
+        default="fp32",
+        show_default=True,
+        help="What the optimisation computes in; tf32 needs an NVIDIA GPU.",
+    ),
+    click.option(
+        "--proxy-resolution",
+        type=click.IntRange(min=8),
+        metavar="PIXELS",
+        help="Optimise through the generator's picture at that side, finish at full resolution.  [default: off]",
+    ),
     align,
     click.option(
         "--format", type=click.Choice(FORMATS), help="Of the results.  [default: the preset's, png for falco]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from faceanon_engine.engine.preset import Preset, get_preset
 FORMATS = ("png", "jpeg", "webp")
 ALIGNMENTS = ("auto", "never")
 METRICS = ("euclidean", "cosine")
+OPTIMISE_PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class JobSettings:
     limit: int | None = None
     """Only the first so many inputs, in the order of their paths."""
     device: str = "auto"
+    devices: str | None = None
+    """Names of devices with commas between them, or "all": one process each. None: this process, on `device`."""
+    optimise_precision: str = "fp32"
+    """What the optimisation computes in; tf32 needs an NVIDIA GPU."""
+    proxy_resolution: int | None = None
+    """Side of the picture that the losses see in all but the last steps; None takes the preset's, which is none."""
     align: str = "auto"
     format: str | None = None
     """png, jpeg or webp; None takes the preset's."""
@@ -55,6 +62,7 @@ class JobSettings:
         get_preset(self.preset)
         _one_of("align", self.align, ALIGNMENTS)
         _one_of("metric", self.metric, METRICS)
+        _one_of("optimise-precision", self.optimise_precision, OPTIMISE_PRECISIONS)
         if self.format is not None:
             _one_of("format", self.format, FORMATS)
         _within("margin", self.margin, 0, 1)
@@ -62,7 +70,7 @@ class JobSettings:
             raise UserError(f"truncation {self.truncation} is outside (0, 1]: 0.7 is usual")
         if self.quality is not None:
             _within("quality", self.quality, 1, 100)
-        for name, least in (("steps", 0), ("batch_size", 1), ("limit", 1), ("pool_size", 1), ("seed", 0)):
+        for name, least in (("steps", 0), ("batch_size", 1), ("limit", 1), ("pool_size", 1), ("seed", 0), ("proxy_resolution", 8)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{_spelled(name)} {value} is too small: give {least} or more")
@@ -71,8 +79,9 @@ class JobSettings:
 
     @property
     def resolved_preset(self) -> Preset:
-        """The constants of the named preset."""
-        return get_preset(self.preset)
+        """The constants of the named preset, with what was asked for instead of them."""
+        preset = get_preset(self.preset)
+        return preset if self.proxy_resolution is None else replace(preset, proxy_resolution=self.proxy_resolution)
 
     @property
     def resolved_steps(self) -> int:
@@ -99,6 +108,9 @@ _TYPES: dict[str, type] = {
     "batch_size": int,
     "limit": int,
     "device": str,
+    "devices": str,
+    "optimise_precision": str,
+    "proxy_resolution": int,
     "align": str,
     "format": str,
     "quality": int,
