@@ -11,9 +11,11 @@ import click
 from faceanon_engine.cli.console import LOG_LEVELS, set_log_level
 from faceanon_engine.engine.config import (
     ALIGNMENTS,
+    BACKENDS,
     FORMATS,
     METRICS,
     OPTIMISE_PRECISIONS,
+    PRECISIONS,
     JobSettings,
     job_settings,
     read_config,
@@ -78,6 +80,20 @@ limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="O
 batch_size = click.option(
     "--batch-size", type=AutoOr(), default="auto", show_default=True, help="Faces that are processed together."
 )
+backend = click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default="torch",
+    show_default=True,
+    help="What runs the stages without gradients; auto takes the fastest this machine can run, built at first use.",
+)
+precision = click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="fp32",
+    show_default=True,
+    help="What those stages compute in.",
+)
 truncation = click.option(
     "--truncation", type=float, default=0.7, show_default=True, help="Psi of the pool, in (0, 1]."
 )
@@ -100,6 +116,8 @@ _JOB_OPTIONS = (
     batch_size,
     limit,
     device,
+    backend,
+    precision,
     click.option(
         "--devices",
         metavar="NAME,NAME,...|all",

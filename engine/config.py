@@ -14,6 +14,8 @@ from faceanon_engine.engine.preset import Preset, get_preset
 FORMATS = ("png", "jpeg", "webp")
 ALIGNMENTS = ("auto", "never")
 METRICS = ("euclidean", "cosine")
+BACKENDS = ("auto", "torch", "onnxruntime", "tensorrt", "tensorrt-rtx")
+PRECISIONS = ("fp32", "fp16", "bf16")
 OPTIMISE_PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 
 
@@ -41,6 +43,10 @@ class JobSettings:
     device: str = "auto"
     devices: str | None = None
     """Names of devices with commas between them, or "all": one process each. None: this process, on `device`."""
+    backend: str = "torch"
+    """What runs the stages without gradients; auto takes the fastest that the machine can run. See docs/engines.md."""
+    precision: str = "fp32"
+    """What those stages compute in."""
     optimise_precision: str = "fp32"
     """What the optimisation computes in; tf32 needs an NVIDIA GPU."""
     proxy_resolution: int | None = None
@@ -62,6 +68,8 @@ class JobSettings:
         get_preset(self.preset)
         _one_of("align", self.align, ALIGNMENTS)
         _one_of("metric", self.metric, METRICS)
+        _one_of("backend", self.backend, BACKENDS)
+        _one_of("precision", self.precision, PRECISIONS)
         _one_of("optimise-precision", self.optimise_precision, OPTIMISE_PRECISIONS)
         if self.format is not None:
             _one_of("format", self.format, FORMATS)
@@ -70,7 +78,14 @@ class JobSettings:
             raise UserError(f"truncation {self.truncation} is outside (0, 1]: 0.7 is usual")
         if self.quality is not None:
             _within("quality", self.quality, 1, 100)
-        for name, least in (("steps", 0), ("batch_size", 1), ("limit", 1), ("pool_size", 1), ("seed", 0), ("proxy_resolution", 8)):
+        for name, least in (
+            ("steps", 0),
+            ("batch_size", 1),
+            ("limit", 1),
+            ("pool_size", 1),
+            ("seed", 0),
+            ("proxy_resolution", 8),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{_spelled(name)} {value} is too small: give {least} or more")
@@ -109,6 +124,8 @@ _TYPES: dict[str, type] = {
     "limit": int,
     "device": str,
     "devices": str,
+    "backend": str,
+    "precision": str,
     "optimise_precision": str,
     "proxy_resolution": int,
     "align": str,
