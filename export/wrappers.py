@@ -17,7 +17,7 @@ from torch.nn.utils import fusion
 
 from faceanon_engine.engine.networks.e4e import Inverter
 from faceanon_engine.engine.networks.irse import IdentityEncoder, ResidualUnit
-from faceanon_engine.engine.networks.resize import centre_crop, resize_shorter_side
+from faceanon_engine.engine.networks.resize import resize_shorter_side
 from faceanon_engine.engine.networks.stylegan2 import EqualizedLinear, Generator, Mapping, StyledLayer, ToRGB
 from faceanon_engine.engine.networks.vit import Attention, AttributeEncoder, Block
 from faceanon_engine.engine.sessions.graphs import ImageInput, get_graph
