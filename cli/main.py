@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "pair": ("faceanon_engine.cli.stages", "pair", "The nearest generated faces of images, to a file."),
     "pool": ("faceanon_engine.cli.pool", "pool", "Make and list pools of generated faces."),
     "models": ("faceanon_engine.cli.models", "models", "Import, fetch, list and verify bundles of networks."),
+    "bench": ("faceanon_engine.cli.bench", "bench", "What the networks and the optimisation cost on this machine."),
     "doctor": ("faceanon_engine.cli.doctor", "doctor", "What this machine can do."),
     "demo": ("faceanon_engine.cli.demo", "demo", "Draw synthetic people to try things on."),
 }

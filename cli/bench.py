@@ -1,0 +1,338 @@
+"""`faceanon-engine bench`: what the networks and the optimisation cost on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from faceanon_engine.cli import options
+from faceanon_engine.cli.console import error_console, output_console, print_json
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.preset import get_preset
+
+_MODES = ("latency", "throughput", "optimise", "all")
+_BATCHES = (1, 2, 4, 8, 16, 32)
+_STEP_BATCHES = (1, 2, 4, 8)
+
+
+class Words(click.ParamType):
+    """Names separated by commas, each one of those known; "all" is None."""
+
+    def __init__(self, known: Callable[[], tuple[str, ...]], name: str) -> None:
+        self._known = known
+        self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...] | None:
+        if value is None or value == "all" or isinstance(value, tuple):
+            return None if value == "all" else value
+        words = tuple(dict.fromkeys(word.strip() for word in str(value).split(",") if word.strip()))
+        unknown = [word for word in words if word not in self._known()]
+        if unknown or not words:
+            self.fail(
+                f"{', '.join(unknown) or 'nothing'} is unknown: use {', '.join(self._known())} or all", param, ctx
+            )
+        return words
+
+
+class Numbers(click.ParamType):
+    """Whole numbers of at least 1 separated by commas, sorted."""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...] | None:
+        if value is None or isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(sorted({int(part) for part in str(value).split(",")}))
+        except ValueError:
+            numbers = (0,)
+        if numbers[0] < 1:
+            self.fail(f"{value!r} is not a list of whole numbers of at least 1, such as 1,8,32", param, ctx)
+        return numbers
+
+
+def _graphs() -> tuple[str, ...]:
+    from faceanon_engine.engine.sessions.graphs import GRAPHS
+
+    return tuple(GRAPHS)
+
+
+def _precisions() -> tuple[str, ...]:
+    from faceanon_engine.engine.sessions.graphs import PRECISIONS
+
+    return PRECISIONS
+
+
+def _backends() -> tuple[str, ...]:
+    from faceanon_engine.engine.sessions.opening import BACKENDS
+
+    return BACKENDS
+
+
+@click.command()
+@click.argument("mode", type=click.Choice(_MODES), default="all")
+@options.bundle
+@options.device
+@click.option(
+    "--networks",
+    type=Words(_graphs, "NAME,..."),
+    default="all",
+    show_default=True,
+    help="Graphs to measure: mapping, synthesis, inverter, identity, attributes, attribute_tokens.",
+)
+@click.option(
+    "--backend",
+    type=Words(_backends, "NAME,..."),
+    default="all",
+    show_default=True,
+    help="torch, onnxruntime, tensorrt, tensorrt-rtx; those that cannot run here are left out with the reason.",
+)
+@click.option(
+    "--precision", type=Words(_precisions, "NAME,..."), default="fp32", show_default=True, help="fp32, fp16, bf16."
+)
+@click.option(
+    "--batch",
+    type=Numbers(),
+    help="Batch sizes of the sweep.  [default: 1,2,4,8,16,32; of the optimisation 1,2,4,8]",
+)
+@options.preset
+@click.option("--seconds", type=click.FloatRange(min=0), default=3.0, show_default=True, help="Least time for a case.")
+@click.option(
+    "--iterations", type=click.IntRange(min=1), default=10, show_default=True, help="Least number of runs of a case."
+)
+@click.option(
+    "--warmup", type=click.FloatRange(min=0), default=0.2, show_default=True, help="Seconds of runs before, uncounted."
+)
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="A case ends here, whatever --iterations asks for.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Turns that each case takes, so that rivals are measured next to each other.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Keep every backend to N processors, with a thread on each.  [default: each backend's own choice]",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the inputs.")
+@click.option(
+    "--memory/--no-memory",
+    default=True,
+    show_default=True,
+    help="Measure peak memory afterwards, each session in a process of its own.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.json",
+    help="Write the result here, and the curve beside it as PNG.",
+)
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.json",
+    help="Show or compare this earlier result instead of measuring.",
+)
+@click.option(
+    "--compare",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="OLD.json",
+    help="Show what became slower or faster since this result.",
+)
+@click.option(
+    "--fail-above",
+    type=click.FloatRange(min=0),
+    metavar="PERCENT",
+    help="With --compare: exit with 1 when a median grew by more.",
+)
+@click.option(
+    "--compare-anyway", is_flag=True, help="Compare results of different machines or networks, and say how they differ."
+)
+@options.as_json
+@options.log_level
+def bench(
+    mode: str,
+    bundle: str | None,
+    device: str,
+    networks: tuple[str, ...] | None,
+    backend: tuple[str, ...] | None,
+    precision: tuple[Any, ...] | None,
+    batch: tuple[int, ...] | None,
+    preset: str,
+    seconds: float,
+    iterations: int,
+    warmup: float,
+    max_seconds: float,
+    rounds: int,
+    threads: int | None,
+    seed: int,
+    memory: bool,
+    output: Path | None,
+    source: Path | None,
+    compare: Path | None,
+    fail_above: float | None,
+    compare_anyway: bool,
+    as_json: bool,
+) -> int:
+    """Measure latency, throughput and memory of every network on every backend, and of the optimisation step.
+
+    MODE is latency (batch 1), throughput (a sweep over batch sizes), optimise (the optimisation step), or all.
+    Nothing else should run on the machine meanwhile; the result says when something did.
+    """
+    if fail_above is not None and compare is None:
+        raise click.UsageError("--fail-above needs --compare OLD.json")
+    if output is not None:
+        _check_output(output)
+    from faceanon_engine.engine.bench.compare import read_result
+
+    # Read before the long part, so that a wrong name costs nothing.
+    old = None if compare is None else read_result(compare)
+    if source is not None:
+        result = read_result(source)
+    else:
+        if threads is not None:
+            _keep_to(threads)
+        from faceanon_engine.engine.bench.plan import Plan
+        from faceanon_engine.engine.bench.run import run_plan
+        from faceanon_engine.engine.bench.sessions import open_for_bench
+        from faceanon_engine.engine.bundle import Bundle
+        from faceanon_engine.engine.measure import Budget
+        from faceanon_engine.engine.pipeline import resolve_device
+
+        plan = Plan(
+            mode=mode,
+            graphs=networks or _graphs(),
+            backends=backend or _backends(),
+            precisions=precision or _precisions(),
+            batches=batch or _BATCHES,
+            step_batches=batch or _STEP_BATCHES,
+            device=str(resolve_device(device)),
+            preset=get_preset(preset),
+            budget=Budget(warmup, seconds, iterations, max(max_seconds, seconds), rounds),
+            seed=seed,
+            memory=memory,
+        )
+        with _progress() as say:
+            result = run_plan(Bundle.open(bundle), plan, open_for_bench, command=sys.argv[1:], say=say)
+    if output is not None:
+        _write(output, result)
+    if as_json:
+        print_json(result)
+    else:
+        from faceanon_engine.cli.bench_view import view
+
+        output_console().print(view(result), markup=False)
+    return 0 if old is None else _compare(old, result, fail_above, compare_anyway, as_json)
+
+
+def _compare(old: dict[str, Any], new: dict[str, Any], fail_above: float | None, anyway: bool, as_json: bool) -> int:
+    from faceanon_engine.cli.bench_view import view_comparison
+    from faceanon_engine.engine.bench.compare import compare_results, obstacles
+
+    differences = obstacles(old, new)
+    if differences and not anyway:
+        raise UserError(
+            f"the results are not of the same machine and networks ({'; '.join(differences)}): "
+            "measure again here, or add --compare-anyway"
+        )
+    comparison = compare_results(old, new)
+    if not comparison.changes:
+        raise UserError("the two results have no case in common: measure the same networks, backends and batch sizes")
+    share = None if fail_above is None else fail_above / 100
+    console = error_console() if as_json else output_console()
+    console.print()
+    console.print(view_comparison(comparison, share, differences), markup=False)
+    return 1 if share is not None and comparison.regressions(share) else 0
+
+
+def _keep_to(count: int) -> None:
+    """Let this process use so many of its processors; every backend then has a thread for each."""
+    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if not usable:
+        raise UserError("--threads cannot be held on this system: leave it out")
+    if count > len(usable):
+        raise UserError(f"--threads {count}: this process may use {len(usable)} processors; ask for fewer")
+    os.sched_setaffinity(0, usable[:count])
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def _check_output(path: Path) -> None:
+    """Find out before an hour of measuring whether the file can be written; raises UserError."""
+    if path.suffix != ".json":
+        raise UserError(f"{path} does not end in .json: give --output a name such as bench.json")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): choose another --output") from None
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    from faceanon_engine.cli.bench_view import draw
+    from faceanon_engine.engine.sessions.graphs import write_whole
+
+    console = error_console()
+    write_whole(path, (json.dumps(result, indent=1) + "\n").encode())
+    console.print(f"result: {path}", markup=False)
+    picture = path.with_suffix(".png")
+    handle, name = tempfile.mkstemp(suffix=".png", prefix=f".{picture.stem}-", dir=picture.parent)
+    os.close(handle)
+    try:
+        if draw(result, Path(name)):
+            os.chmod(name, 0o644)
+            os.replace(name, picture)
+            console.print(f"curve:  {picture}", markup=False)
+    except ImportError:
+        console.print("no curve is drawn: pip install 'faceanon-engine[bench]' adds matplotlib", markup=False)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+class _progress:
+    """Shows what is being measured, drawn between turns only: a thread that draws would be measured with the rest."""
+
+    def __init__(self) -> None:
+        console = error_console()
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            auto_refresh=False,
+            transient=True,
+        )
+        self._task = self._bar.add_task("loading", total=None)
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        self._bar.start()
+        return self._say
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def _say(self, what: str, done: int, total: int) -> None:
+        self._bar.update(self._task, description=what, completed=done, total=total)
+        self._bar.refresh()

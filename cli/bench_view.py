@@ -1,0 +1,320 @@
+"""Results of `bench` for people: tables on a terminal, and the curve of latency against throughput as a picture."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from faceanon_engine.engine.bench.compare import Change, Comparison
+
+_STATISTICS = ("min", "mean", "p50", "p90", "p95", "p99")
+_STEP = "one optimisation step"
+_PARTS = (("host_to_device", "to GPU"), ("compute", "GPU"), ("device_to_host", "from GPU"), ("enqueue", "enqueue"))
+
+
+def view(result: dict[str, Any]) -> RenderableType:
+    """All tables of a result, with what it ran on above and what to know about the figures below."""
+    parts: list[RenderableType] = [Text(line, style="dim") for line in _about(result)]
+    if result["sessions"]:
+        parts += ["", _sessions(result["sessions"])]
+    if any(entry["compute_ms"] for entry in result["sessions"]):
+        parts += ["", _device(result["sessions"])]
+    if result["steps"]:
+        parts += ["", _steps(result["steps"])]
+    lines = [*result["notes"], *_left_out(result["left_out"])]
+    if lines:
+        parts += ["", *(Text(line, style="yellow") for line in lines)]
+    return Group(*parts)
+
+
+def _about(result: dict[str, Any]) -> Iterator[str]:
+    machine, settings = result["machine"], result["settings"]
+    cpu = machine["cpu"]
+    threads = machine["threads"]["torch"]
+    yield (
+        f"bundle: {result['bundle']['name']} {result['bundle']['resolution']} px  device: {result['device']}  "
+        f"cpu: {cpu['model']}, {cpu['usable_cores']} of {cpu['cores']} cores, {_count(threads, 'thread')}"
+    )
+    for gpu, now in itertools.zip_longest(machine["gpus"], result["after"]["gpus"], fillvalue={}):
+        clock = f", {now['sm_clock_mhz']:.0f} MHz" if now.get("sm_clock_mhz") else ""
+        yield f"gpu: {gpu.get('name', '?')}, driver {machine['driver']}{clock}"
+    versions = "  ".join(f"{name} {version}" for name, version in machine["versions"].items() if name != "numpy")
+    yield (
+        f"{versions}  Python {machine['python']}  at least {settings['min_seconds']:g} s and "
+        f"{_count(settings['min_iterations'], 'run')} a case, in {_count(settings['rounds'], 'round')}"
+    )
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _grid(title: str, left: Iterable[str], right: Iterable[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1))
+    for name in left:
+        table.add_column(name, no_wrap=True)
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _sessions(entries: list[dict[str, Any]]) -> Table:
+    table = _grid(
+        "networks: milliseconds for a batch",
+        ("network", "backend", "type"),
+        ("batch", *_STATISTICS, "images/s", "x torch", "MB", ""),
+    )
+    previous = ("", 0)
+    for entry in sorted(entries, key=_order):
+        if previous[0] and previous[0] != entry["graph"]:
+            table.add_section()
+        same_graph = entry["graph"] == previous[0]
+        table.add_row(
+            "" if same_graph else entry["graph"],
+            entry["backend"] + (" queued" if entry["queued"] else ""),
+            entry["precision"],
+            "" if (entry["graph"], entry["batch"]) == previous else str(entry["batch"]),
+            *(milliseconds(entry["total_ms"][name]) for name in _STATISTICS),
+            rate(entry["images_per_second"]),
+            _speedup(entry),
+            _memory(entry),
+            _notes(entry),
+        )
+        previous = (entry["graph"], entry["batch"])
+    return table
+
+
+def _order(entry: dict[str, Any]) -> tuple[bool, int]:
+    # Graphs stay in the order they were measured in (sorting is stable); only the batches of one come together.
+    return (entry["queued"], 0)
+
+
+def _device(entries: list[dict[str, Any]]) -> Table:
+    table = _grid(
+        "on the GPU: median milliseconds of the parts",
+        ("network", "backend", "type"),
+        ("batch", *(name for _, name in _PARTS)),
+    )
+    for entry in entries:
+        if entry["compute_ms"]:
+            parts = (entry[f"{part}_ms"] for part, _ in _PARTS)
+            table.add_row(
+                entry["graph"],
+                entry["backend"] + (" queued" if entry["queued"] else ""),
+                entry["precision"],
+                str(entry["batch"]),
+                *(milliseconds(part["p50"]) if part else "" for part in parts),
+            )
+    return table
+
+
+def _steps(entries: list[dict[str, Any]]) -> Table:
+    preset, steps = entries[0]["preset"], entries[0]["steps_of_an_image"]
+    table = _grid(
+        f"optimisation, preset {preset}: milliseconds for a step of a batch",
+        ("batch",),
+        (
+            "min",
+            "mean",
+            "p50",
+            "p90",
+            "p99",
+            "forward",
+            "backward",
+            "update",
+            "p50 an image",
+            f"images/s at {steps} steps",
+            "MB",
+            "",
+        ),
+    )
+    for entry in entries:
+        parts = (entry[f"{part}_ms"] for part in ("forward", "backward", "update"))
+        table.add_row(
+            str(entry["batch"]),
+            *(milliseconds(entry["step_ms"][name]) for name in ("min", "mean", "p50", "p90", "p99")),
+            *(milliseconds(part["p50"]) if part else "" for part in parts),
+            milliseconds(entry["step_ms_per_image"]),
+            rate(entry["images_per_second_of_steps"]),
+            _memory(entry),
+            _notes(entry),
+        )
+    return table
+
+
+def _notes(entry: dict[str, Any]) -> Text:
+    return Text(", ".join(_NOTES[note["kind"]].format(note["value"]) for note in entry["notes"]), style="yellow")
+
+
+_NOTES = {
+    "runs": "{:.0f} runs",
+    "spread": "spread {:.0%}",
+    "pace": "pace {:.0%}",
+    "host": "host-bound",
+    "copies": "copy-bound",
+}
+
+
+def _left_out(entries: list[dict[str, Any]]) -> Iterator[str]:
+    """A line for every reason, naming all it is the reason of."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for entry in entries:
+        words = [entry["backend"], entry["precision"], entry["batch"] and f"batch {entry['batch']}"]
+        what = " ".join(word for word in words if word)
+        by_reason.setdefault((entry["reason"], what), []).append(
+            f"{'memory of ' if entry['kind'] == 'memory' else ''}{entry['graph'] or 'optimise'}"
+        )
+    for (reason, what), graphs in by_reason.items():
+        yield f"left out: {what + ' of ' if what else ''}{', '.join(graphs)}: {reason}"
+
+
+def milliseconds(value: float) -> str:
+    """Three figures or more, never an exponent."""
+    return (
+        f"{value:.0f}"
+        if value >= 1000
+        else f"{value:.1f}"
+        if value >= 100
+        else f"{value:.2f}"
+        if value >= 10
+        else (f"{value:.3f}")
+    )
+
+
+def rate(value: float) -> str:
+    """Images a second."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.3f}"
+
+
+def _speedup(entry: dict[str, Any]) -> str:
+    found = entry["speedup"].get(f"torch {entry['precision']}") or entry["speedup"].get("torch fp32")
+    if found is None:
+        return "1" if entry["backend"] == "torch" else ""
+    return f"{found['ratio']:.2f}"
+
+
+def _memory(entry: dict[str, Any]) -> str:
+    memory = entry["memory"]
+    if memory is None:
+        return ""
+    count = memory["device_bytes"] if memory["device_bytes"] is not None else memory["host_bytes"]
+    return "" if count is None else f"{count / 1e6:.0f}"
+
+
+def view_comparison(comparison: Comparison, fail_above: float | None, anyway: list[str]) -> RenderableType:
+    """Cases whose median changed, largest loss first; `fail_above` is the share that fails the command."""
+    table = _grid("compared with the earlier result: median milliseconds", ("case",), ("then", "now", "change", ""))
+    for change in comparison.changes:
+        table.add_row(
+            change.what,
+            milliseconds(change.old_ms),
+            milliseconds(change.new_ms),
+            Text(f"{change.slower_by:+.1%}", style=_colour(change, fail_above)),
+            _verdict(change, fail_above),
+        )
+    lines = [f"other now: {line}" for line in [*anyway, *comparison.versions]]
+    lines += [f"only in the earlier result: {what}" for what in comparison.only_old]
+    lines += [f"only in the new result: {what}" for what in comparison.only_new]
+    return Group(table, *(Text(line, style="yellow") for line in lines))
+
+
+def _colour(change: Change, fail_above: float | None) -> str:
+    if fail_above is not None and change.slower_by > fail_above:
+        return "bold red"
+    return "" if change.within_noise else "red" if change.slower_by > 0 else "green"
+
+
+def _verdict(change: Change, fail_above: float | None) -> str:
+    words = "slower" if change.slower_by > 0 else "faster"
+    if change.within_noise:
+        words = f"within noise (rounds were {change.noise:.0%} apart)"
+    if fail_above is not None and change.slower_by > fail_above:
+        words += f", above {fail_above:.0%}"
+    return words
+
+
+def draw(result: dict[str, Any], path: Path) -> bool:
+    """Draw latency against throughput over the batch sizes as PNG; False when there is no sweep to draw.
+
+    Raises ImportError without matplotlib.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    curves = _curves(result)
+    if not curves:
+        return False
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.7 * rows + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    styles = {name: index for index, name in enumerate(dict.fromkeys(n for lines in curves.values() for n in lines))}
+    for axis, (graph, lines) in zip(axes.flat, curves.items(), strict=False):
+        for name, points in lines.items():
+            xs, ys = [point[0] for point in points], [point[1] for point in points]
+            (line,) = axis.plot(
+                xs, ys, marker="os^Dv<>"[styles[name] % 7], markersize=4, color=f"C{styles[name] % 10}", label=name
+            )
+            for x, y, batch in points:
+                axis.annotate(
+                    str(batch),
+                    (x, y),
+                    (0, 5),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=7,
+                    color=line.get_color(),
+                )
+        axis.set_title(graph)
+        axis.set_xscale("log")
+        axis.set_xlabel("median latency of a batch, ms")
+        axis.set_ylabel("image steps/s" if graph == _STEP else "images/s")
+        axis.set_ylim(0, 1.15 * max(point[1] for points in lines.values() for point in points))
+        axis.margins(x=0.12)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(plain)
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, loc="best")
+    for axis in list(axes.flat)[len(curves) :]:
+        axis.set_visible(False)
+    machine = result["machine"]
+    where = (
+        ", ".join(gpu["name"] for gpu in machine["gpus"])
+        if result["device"].startswith("cuda")
+        else (f"{machine['cpu']['model']}, {_count(machine['threads']['torch'], 'thread')}")
+    )
+    bundle = result["bundle"]
+    figure.suptitle(
+        f"{bundle['name']} {bundle['resolution']} px on {where}: throughput against latency, by batch size", fontsize=10
+    )
+    figure.savefig(path, dpi=120)
+    return True
+
+
+def _curves(result: dict[str, Any]) -> dict[str, dict[str, list[tuple[float, float, int]]]]:
+    """Points (median ms, images/s, batch) by graph and line; lines of a single point are no curve."""
+    found: dict[str, dict[str, list[tuple[float, float, int]]]] = {}
+    queued = {entry["graph"]: entry["queued"] for entry in result["sessions"] if entry["queued"]}
+    for entry in result["sessions"]:
+        if entry["queued"] == queued.get(entry["graph"], False):
+            name = f"{entry['backend']} {entry['precision']}"
+            point = (entry["total_ms"]["p50"], entry["images_per_second"], entry["batch"])
+            found.setdefault(entry["graph"], {}).setdefault(name, []).append(point)
+    for entry in result["steps"]:
+        point = (entry["step_ms"]["p50"], entry["batch"] * 1000 / entry["step_ms"]["mean"], entry["batch"])
+        found.setdefault(_STEP, {}).setdefault(entry["preset"], []).append(point)
+    kept = {
+        graph: {n: sorted(points, key=lambda p: p[2]) for n, points in lines.items() if len(points) > 1}
+        for graph, lines in found.items()
+    }
+    return {graph: lines for graph, lines in kept.items() if lines}

@@ -1,0 +1,156 @@
+"""Peak memory, each session in a process of its own, so that nothing is counted that another one left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any
+
+from faceanon_engine.engine.bench.entries import left_out
+from faceanon_engine.engine.bench.inputs import make_inputs
+from faceanon_engine.engine.bench.plan import Opener, Plan, Say
+from faceanon_engine.engine.bench.sessions import open_for_bench
+from faceanon_engine.engine.bench.step import StepRun, step_networks
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.measure import resident, resident_peak
+from faceanon_engine.engine.preset import Preset
+from faceanon_engine.engine.sessions.graphs import Precision
+
+if TYPE_CHECKING:
+    from faceanon_engine.engine.bundle import Bundle
+
+Memory = dict[int, dict[str, int | None]]
+"""Bytes by batch size and kind."""
+
+
+def add_memory(
+    bundle: Bundle,
+    plan: Plan,
+    sessions: list[dict[str, Any]],
+    steps: list[dict[str, Any]],
+    missing: list[dict[str, Any]],
+    tell: Say,
+) -> None:
+    """Fill in the peak memory of every entry; one whose process fails keeps None and is added to `missing`."""
+    work: list[tuple[dict[str, Any], list[dict[str, Any]], Callable[..., Memory], tuple[Any, ...]]] = []
+    named = ("graph", "backend", "precision")
+    for key in dict.fromkeys(tuple(entry[name] for name in named) for entry in sessions):
+        entries = [entry for entry in sessions if tuple(entry[name] for name in named) == key]
+        batches = sorted({entry["batch"] for entry in entries})
+        arguments = (open_for_bench, bundle.path, *key, plan.device, batches, plan.seed)
+        work.append((dict(zip(named, key, strict=True)), entries, session_memory, arguments))
+    if steps:
+        batches = sorted(entry["batch"] for entry in steps)
+        work.append(({}, steps, step_memory, (bundle.path, plan.preset, plan.device, batches, plan.seed)))
+    for number, (what, entries, measure, arguments) in enumerate(work):
+        tell("memory", number, len(work))
+        try:
+            # A fresh interpreter: a forked one would begin with this one's memory.
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                found = pool.submit(measure, *arguments).result()
+        except BrokenProcessPool:
+            missing.append(left_out("its process was ended, probably for lack of memory", kind="memory", **what))
+            continue
+        except (UserError, MemoryError, RuntimeError, OSError) as error:
+            missing.append(left_out(error, kind="memory", **what))
+            continue
+        for entry in entries:
+            entry["memory"] = found.get(entry["batch"])
+
+
+def session_memory(
+    open_session: Opener,
+    path: Any,
+    graph: str,
+    backend: str,
+    precision: Precision,
+    device: str,
+    batches: Sequence[int],
+    seed: int,
+) -> Memory:
+    """Peak memory of a session by batch size, to be called in a fresh process; batches have to grow.
+
+    `opening_host_bytes` and `host_bytes`: resident at the peak while opening and while running, beyond what was
+    resident with the libraries loaded. `device_bytes`: what the device has lost since then. `device_peak_bytes`: the
+    peak by Torch's own count, which knows nothing of other backends. None where not known.
+    """
+    from faceanon_engine.engine.bundle import Bundle
+
+    bundle = Bundle.open(path)
+    _load_libraries(device, backend)
+    return _peaks(
+        device,
+        batches,
+        lambda: open_session(bundle, graph, backend=backend, precision=precision, device=device, largest=max(batches)),
+        lambda session, batch: [session.run(make_inputs(bundle, graph, batch, seed)) for _ in range(3)],
+    )
+
+
+def step_memory(path: Any, preset: Preset, device: str, batches: Sequence[int], seed: int) -> Memory:
+    """Peak memory of the optimisation by batch size, as `session_memory` gives it."""
+    from faceanon_engine.engine.bundle import Bundle
+
+    bundle = Bundle.open(path)
+    _load_libraries(device, "torch")
+    return _peaks(
+        device,
+        batches,
+        lambda: step_networks(bundle, device),
+        lambda networks, batch: StepRun(bundle, preset, batch, device, seed, networks).run(2),
+    )
+
+
+def _load_libraries(device: str, backend: str) -> None:
+    """Load what is there once in a process whatever is run, so that it is not counted."""
+    if backend == "onnxruntime":
+        importlib.import_module("onnxruntime")
+    if backend == "torch" or device.startswith("cuda"):
+        import torch
+
+        importlib.import_module("faceanon_engine.engine.optimise")
+        torch.nn.functional.conv2d(torch.ones(1, 1, 4, 4, device=device), torch.ones(1, 1, 3, 3, device=device))
+
+
+def _peaks(device: str, batches: Sequence[int], open_it: Callable[[], Any], use: Callable[[Any, int], Any]) -> Memory:
+    found: Memory = {}
+    with _watch_device(device) as on_device:
+        before = resident()
+        with resident_peak() as opening:
+            opened = open_it()
+        for batch in batches:
+            with resident_peak() as peak:
+                use(opened, batch)
+            found[batch] = {"host_bytes": _beyond(before, peak.peak), **on_device()}
+    for entry in found.values():
+        entry["opening_host_bytes"] = _beyond(before, opening.peak)
+    return found
+
+
+def _beyond(before: int | None, peak: int | None) -> int | None:
+    return None if before is None or peak is None else max(0, peak - before)
+
+
+@contextlib.contextmanager
+def _watch_device(device: str) -> Iterator[Callable[[], dict[str, int | None]]]:
+    """Yields a callable that says what the device has lost since now, and Torch's peak since it was last called."""
+    if not device.startswith("cuda"):
+        yield lambda: {"device_bytes": None, "device_peak_bytes": None}
+        return
+    import torch
+
+    torch.cuda.synchronize(device)
+    free, _ = torch.cuda.mem_get_info(device)
+    torch.cuda.reset_peak_memory_stats(device)
+
+    def ask() -> dict[str, int | None]:
+        torch.cuda.synchronize(device)
+        now, _ = torch.cuda.mem_get_info(device)
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return {"device_bytes": max(0, free - now), "device_peak_bytes": int(peak)}
+
+    yield ask
