@@ -177,8 +177,10 @@ class EngineCache:
             return None
         return entry
 
-    def find_for_gpu(self, key: EngineKey, architecture: str) -> Entry | None:
+    def find_for_gpu(self, key: EngineKey, architecture: str, *, any_profile: bool = False) -> Entry | None:
         """An engine that serves a GPU of that architecture, `key.architecture` being left open.
+
+        With `any_profile` the batch sizes are left open, too; those of the key come first, then the largest.
 
         One built for this GPU alone comes before one for several, that before a portable one. An engine of another
         version is taken only where it was built version-compatible, by an earlier version of the same generation.
@@ -195,10 +197,18 @@ class EngineCache:
                 architecture=key.architecture,
                 backend_version=key.backend_version,
                 options=key.options,
+                profile=key.profile if any_profile else found.profile,
             )
             if same == key and _runs_on(found, architecture) and _runs_with(found, key.backend_version):
                 candidates.append(found)
-        candidates.sort(key=lambda found: (_preference(found, architecture), found.name))
+        candidates.sort(
+            key=lambda found: (
+                found.profile != key.profile,
+                -found.profile.max,
+                _preference(found, architecture),
+                found.name,
+            )
+        )
         for found in candidates:
             entry = self.find(found)
             if entry is not None:

@@ -37,8 +37,9 @@ class Wanted:
     graph: str
     backend: Backend
     precision: Precision
-    profile: Profile
     device: str
+    profile: Profile | None = None
+    """Batch sizes of an engine; None takes any that is built, and builds the usual."""
     image_input: Literal["float", "uint8"] = "float"
 
 
@@ -167,7 +168,7 @@ def open_session(
             f"{backend} runs on an NVIDIA GPU and none is used here, see 'faceanon-engine doctor': "
             "use --backend onnxruntime or torch"
         )
-    wanted = Wanted(graph, backend, precision, profile or Profile(), place, image_input)  # type: ignore[arg-type]
+    wanted = Wanted(graph, backend, precision, place, profile, image_input)  # type: ignore[arg-type]
     from faceanon_engine.engine.engine_cache import EngineCache
 
     cache = cache or EngineCache()
@@ -216,7 +217,7 @@ def engine_key(artifact: Artifact, wanted: Wanted, version: str, architecture: s
         graph=artifact.graph,
         graph_digest=artifact.sha256,
         precision=artifact.precision,
-        profile=wanted.profile,
+        profile=wanted.profile or Profile(),
         backend=wanted.backend,
         backend_version=version,
         architecture=architecture,
@@ -234,7 +235,8 @@ def _open_prepared(bundle: str, wanted: Wanted, cache: EngineCache) -> Session |
 
     trt = load_module(wanted.backend)
     architecture = gpus()[int(wanted.device.partition(":")[2])].architecture
-    entry = cache.find_for_gpu(engine_key(artifact, wanted, str(trt.__version__), architecture), architecture)
+    key = engine_key(artifact, wanted, str(trt.__version__), architecture)
+    entry = cache.find_for_gpu(key, architecture, any_profile=wanted.profile is None)
     return None if entry is None else _session_of(entry, artifact, wanted.device, None)
 
 

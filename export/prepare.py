@@ -1,0 +1,82 @@
+"""What a session needs before it can be opened: a graph exported, an engine built, each once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from faceanon_engine.engine.bundle import Bundle
+from faceanon_engine.engine.engine_cache import EngineCache, EngineOptions, Entry
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.sessions.cuda_driver import gpus
+from faceanon_engine.engine.sessions.graphs import Artifact
+from faceanon_engine.engine.sessions.opening import Prepare, Wanted, engine_key, why_not_prepared
+from faceanon_engine.engine.sessions.tensorrt_session import load_module
+from faceanon_engine.export.tensorrt import Progress, architectures, build_engine, known_targets
+
+Note = Callable[[str], None]
+
+
+def prepare(bundle: Bundle, wanted: Wanted, cache: EngineCache) -> None:
+    """Put into the cache what is wanted and is not there; a `Prepare` for `open_session`.
+
+    Raises UserError when it cannot be exported or built here.
+    """
+    artifact = prepare_graph(bundle, wanted, cache)
+    if wanted.backend != "onnxruntime":
+        gpu = gpus()[int(wanted.device.partition(":")[2] or 0)]
+        trt = load_module(wanted.backend)
+        # For this GPU alone where it can be named: kernels need not serve others.
+        named = [gpu.architecture] if gpu.architecture in known_targets(trt) else []
+        prepare_engine(artifact, wanted, architectures(wanted.backend, named, gpu, trt)[0], cache, trt=trt)
+
+
+def telling(note: Note) -> Prepare:
+    """`prepare`, saying beforehand what takes a while."""
+
+    def said(bundle: Bundle, wanted: Wanted, cache: EngineCache) -> None:
+        note(f"building {wanted.graph} ({wanted.precision}) for {wanted.backend}, this once")
+        prepare(bundle, wanted, cache)
+
+    return said
+
+
+def prepare_graph(bundle: Bundle, wanted: Wanted, cache: EngineCache, *, force: bool = False) -> Artifact:
+    """The exported and verified graph, made where it is missing or `force` is given."""
+
+    def export(folder: Any) -> Artifact:
+        reason = why_not_prepared()
+        if reason is not None:
+            raise UserError(reason)
+        from faceanon_engine.export.onnx_export import export_graph
+
+        artifact: Artifact = export_graph(
+            bundle, wanted.graph, wanted.precision, folder, image_input=wanted.image_input
+        )
+        return artifact
+
+    return cache.ensure_graph(
+        bundle.digest, wanted.graph, wanted.precision, export, image_input=wanted.image_input, force=force
+    )
+
+
+def prepare_engine(
+    artifact: Artifact,
+    wanted: Wanted,
+    architecture: str,
+    cache: EngineCache,
+    *,
+    options: EngineOptions | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    trt: Any = None,
+) -> Entry:
+    """The engine of an exported graph for an architecture, built where it is missing or `force` is given."""
+    trt = trt or load_module(wanted.backend)
+    version = str(trt.__version__)
+    key = replace(engine_key(artifact, wanted, version, architecture), options=options or EngineOptions())
+    timings = cache.timing_cache(wanted.backend, version, architecture)
+    return cache.ensure(
+        key, lambda: build_engine(artifact, key, trt, progress=progress, timing_cache=timings), force=force
+    )
