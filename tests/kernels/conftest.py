@@ -1,0 +1,19 @@
+"""The CUDA sources as the host runs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from host_launcher import COMPILER, HostLauncher
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> HostLauncher:
+    """A launcher that runs the CUDA sources on the CPU."""
+    if COMPILER is None:
+        pytest.skip("g++ is not installed: it compiles the CUDA sources for the host")
+    return HostLauncher(tmp_path_factory.mktemp("host-kernels"))
