@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.features import attribute_features, identity_embedding, to_uint8
+from faceanon_engine.engine.features import to_uint8
+from faceanon_engine.engine.forward import of_bundle, settle
 from faceanon_engine.engine.optimise import mix_codes, optimise, real_targets
 from faceanon_engine.engine.pairing import Metric, NearestNeighbours, Neighbours
 from faceanon_engine.engine.pool import Pool, PoolSpec, Progress, create_pool
 from faceanon_engine.engine.preset import Preset
+from faceanon_engine.engine.sessions.graphs import get_graph
+from faceanon_engine.engine.sessions.opening import Prepare
 
 if TYPE_CHECKING:
     from faceanon_engine.engine.bundle import Bundle
@@ -78,12 +81,31 @@ def free_memory(device: torch.device) -> int:
 
 
 class Stages:
-    """The forward-only stages, each from images in [-1, 1] to arrays, with the networks they need."""
+    """The forward-only stages, each from images in [-1, 1] to arrays, with the networks they need.
 
-    def __init__(self, bundle: Bundle, preset: Preset, device: str = "auto") -> None:
+    The stages run in sessions of one backend; the networks themselves, in Torch, are opened for what needs gradients.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        preset: Preset,
+        device: str = "auto",
+        *,
+        backend: str = "torch",
+        precision: str = "fp32",
+        prepare: Prepare | None = None,
+    ) -> None:
+        """`prepare` makes what the backend lacks; raises UserError when the backend cannot run on the device."""
         self.bundle = bundle
         self.preset = preset
         self.device = resolve_device(device)
+        self.runs = settle(backend, precision, str(self.device))
+        self.forward = of_bundle(bundle, preset, self.runs, prepare=prepare, network=self._network)
+
+    def _network(self, graph: str) -> Any:
+        """The network in Torch behind a graph, opened once for sessions and optimisation alike."""
+        return getattr(self, get_graph(graph).role)
 
     @cached_property
     def generator(self) -> Any:
@@ -114,28 +136,28 @@ class Stages:
             raise ValueError(f"images have shape {tuple(tensor.shape)}, expected [N, {', '.join(map(str, expected))}]")
         return tensor.to(self.device)
 
-    @torch.no_grad()
     def embed_attributes(self, images: Floats | Tensor) -> Floats:
         """Attribute embeddings float32 [N, E] that originals are paired by."""
-        found = attribute_features(self.attribute_encoder, self.to_device(images), self.preset.pairing_real)
-        return found.embedding.float().cpu().numpy()
+        return self.forward.embed_attributes(self.to_device(images))
 
-    @torch.no_grad()
     def embed_identity(self, images: Floats | Tensor) -> Floats:
         """Identity embeddings float32 [N, D] of unit length."""
-        found = identity_embedding(self.identity_encoder, self.to_device(images), self.preset.identity_real)
-        return found.float().cpu().numpy()
+        return self.forward.embed_identity(self.to_device(images))
 
-    @torch.no_grad()
     def invert(self, images: Floats | Tensor) -> Floats:
         """Codes w+ float32 [N, rows, w_dim] that the generator redraws the images from."""
-        return self.inverter(self.to_device(images)).float().cpu().numpy()
+        return self.forward.invert(self.to_device(images))
 
-    @torch.no_grad()
     def synthesise(self, codes: Floats | Tensor) -> Images:
         """Pictures uint8 [N, R, R, 3] of codes w+ [N, rows, w_dim]."""
         w_plus = torch.as_tensor(codes, dtype=torch.float32).to(self.device)
-        return to_uint8(self.generator.synthesis(w_plus), self.preset.output_scaling).cpu().numpy()
+        image = self.forward.session("synthesis").run(w_plus)
+        return to_uint8(image, self.preset.output_scaling).cpu().numpy()
+
+    def _embed_fakes(self, w: Floats) -> Floats:
+        """Attribute embeddings [N, E] of the faces of codes w [N, w_dim], as the pool keeps them."""
+        codes = self.generator.broadcast(torch.from_numpy(w).to(self.device)).contiguous()
+        return self.forward.embed_generated(self.forward.session("synthesis").run(codes))
 
     def pool(self, spec: PoolSpec, *, progress: Progress | None = None, batch_size: int | None = None) -> Pool:
         """The pool of that specification with the features the preset pairs by, made where it is missing."""
@@ -148,6 +170,8 @@ class Stages:
             self.preset.pairing_generated,
             batch_size=batch_size or self.choose_batch_size(limit=64),
             progress=progress,
+            embed=self._embed_fakes,
+            precision=self.runs.precision,
         )
 
     def choose_batch_size(self, limit: int = 64) -> int:
@@ -182,16 +206,20 @@ class Anonymizer(Stages):
         steps: int | None = None,
         device: str = "auto",
         metric: Metric = "euclidean",
+        backend: str = "torch",
+        precision: str = "fp32",
+        prepare: Prepare | None = None,
     ) -> None:
         """Prepare to anonymize; raises UserError when the pool belongs to another bundle or a value is out of range."""
         if pool.spec.bundle != bundle.digest:
             raise UserError(
                 f"pool {pool.path} was made by another bundle than {bundle.name!r}: make one with 'pool create'"
             )
-        super().__init__(bundle, checked_settings(preset, margin, steps), device)
+        settings = checked_settings(preset, margin, steps)
+        super().__init__(bundle, settings, device, backend=backend, precision=precision, prepare=prepare)
         self.margin = margin
         self.pool_used = pool
-        self._index = NearestNeighbours(pool.embedding(preset.pairing_generated), metric)
+        self._index = NearestNeighbours(pool.embedding(preset.pairing_generated, precision), metric)
 
     def pair(self, embeddings: Floats) -> Neighbours:
         """Nearest fake of each attribute embedding [N, E]."""

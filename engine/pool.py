@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 DEFAULT_TRUNCATION = 0.7
 Progress = Callable[[int, int], None]
+Embed = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,12 @@ class Pool:
         """Digest of the specification."""
         return self.spec.digest
 
-    def embedding(self, recipe: PixelRecipe) -> npt.NDArray[np.float32]:
-        """Attribute embeddings float32 [M, E], memory-mapped; raises UserError when that recipe was not computed."""
-        path = self.path / f"embedding-{recipe.tag}.npy"
+    def embedding(self, recipe: PixelRecipe, precision: str = "fp32") -> npt.NDArray[np.float32]:
+        """Attribute embeddings float32 [M, E], memory-mapped, of networks that computed in that precision.
+
+        Raises UserError when they were not computed.
+        """
+        path = self.embedding_file(recipe, precision)
         try:
             found: npt.NDArray[np.float32] = np.load(path, mmap_mode="r")
         except FileNotFoundError:
@@ -142,9 +146,16 @@ class Pool:
             raise UserError(f"{path} has shape {found.shape}, expected {self.size} rows: delete it, it is made again")
         return found
 
-    def has_embedding(self, recipe: PixelRecipe) -> bool:
-        """Whether features for that recipe are there."""
-        return (self.path / f"embedding-{recipe.tag}.npy").is_file()
+    def has_embedding(self, recipe: PixelRecipe, precision: str = "fp32") -> bool:
+        """Whether features for that recipe and precision are there."""
+        return self.embedding_file(recipe, precision).is_file()
+
+    def embedding_file(self, recipe: PixelRecipe, precision: str = "fp32") -> Path:
+        """Where those features lie or would lie."""
+        # One file serves every backend: in one precision they differ by rounding, as devices do.
+        return self.path / (
+            f"embedding-{recipe.tag}.npy" if precision == "fp32" else f"embedding-{recipe.tag}-{precision}.npy"
+        )
 
 
 class _Resumable:
@@ -187,11 +198,15 @@ def create_pool(
     root: Path | None = None,
     batch_size: int = 16,
     progress: Progress | None = None,
+    embed: Embed | None = None,
+    precision: str = "fp32",
 ) -> Pool:
     """Make the pool, or what is missing of it, and open it.
 
     An interrupted creation goes on where it stopped; two processes that want the same pool do the work once.
-    `progress(done, total)` counts faces. Raises UserError when the folder cannot be written.
+    `progress(done, total)` counts faces. `embed` gives the features of codes w [N, w_dim] in that precision, by default
+    through the two networks; the codes themselves always come from the generator's mapping in float32. Raises
+    UserError when the folder cannot be written.
     """
     import torch
     from filelock import FileLock
@@ -213,15 +228,20 @@ def create_pool(
                 codes.finish()
                 _write_json(path / "pool.json", {"format": FORMAT, "spec": asdict(spec)})
             pool = Pool.open(path)
-            if not pool.has_embedding(recipe):
+            if not pool.has_embedding(recipe, precision):
                 features: _Resumable | None = None
                 with torch.no_grad():
                     first = 0
                     while first < spec.size:
-                        image = synthesise(generator, pool.w[first : first + batch_size])
-                        values = attribute_features(attribute_encoder, image, recipe).embedding.float().cpu().numpy()
+                        rows = pool.w[first : first + batch_size]
+                        if embed is not None:
+                            values = embed(np.array(rows, np.float32))
+                        else:
+                            image = synthesise(generator, rows)
+                            found = attribute_features(attribute_encoder, image, recipe)
+                            values = found.embedding.float().cpu().numpy()
                         if features is None:
-                            features = _Resumable(path / f"embedding-{recipe.tag}.npy", spec.size, values.shape[1])
+                            features = _Resumable(pool.embedding_file(recipe, precision), spec.size, values.shape[1])
                             if features.done:
                                 first = features.done
                                 continue

@@ -17,6 +17,7 @@ from faceanon_engine.engine.errors import UserError
 if TYPE_CHECKING:
     from faceanon_engine.engine.pipeline import AnonymizedBatch
     from faceanon_engine.engine.pool import Pool
+    from faceanon_engine.engine.sessions.opening import Prepare
 
 Images = npt.NDArray[np.uint8]
 Progress = Callable[[int, int], None]
@@ -54,18 +55,24 @@ class Worker(Protocol):
 class FalcoWorker:
     """The method of `pipeline.py` with a bundle's networks."""
 
-    def __init__(self, settings: JobSettings, recorded: Mapping[str, Any], inputs: int) -> None:
+    def __init__(
+        self, settings: JobSettings, recorded: Mapping[str, Any], inputs: int, *, prepare: Prepare | None = None
+    ) -> None:
         """Find the bundle, the device and the pool's specification for a number of inputs.
 
-        `recorded` is what an earlier run of this job recorded: an automatic pool size stays what it was. Raises
-        UserError when the bundle is missing or the device does not work here.
+        `recorded` is what an earlier run of this job recorded: an automatic pool size stays what it was. `prepare`
+        builds what the backend lacks. Raises UserError when the bundle is missing, or when the device or the backend
+        does not work here.
         """
         from faceanon_engine.engine.bundle import Bundle
+        from faceanon_engine.engine.forward import settle
         from faceanon_engine.engine.pipeline import resolve_device
         from faceanon_engine.engine.pool import choose_spec
 
         self._settings = settings
         self._device = resolve_device(settings.device)
+        self._runs = settle(settings.backend, settings.precision, str(self._device))
+        self._prepare = prepare
         self._bundle = Bundle.open(settings.bundle)
         size = settings.pool_size
         if size is None and recorded.get("bundle") == self._bundle.digest:
@@ -86,8 +93,7 @@ class FalcoWorker:
             device += f" ({torch.cuda.get_device_name(self._device)})"
         return {
             "device": device,
-            "backend": f"torch {torch.__version__}",
-            "precision": "float32",
+            **self._runs.about(),
             "threads": str(torch.get_num_threads()),
             "bundle": f"{self._bundle.name} ({self._bundle.digest[:12]}), {self.resolution} px",
             "pool": f"{self._spec.size} faces, truncation {self._spec.truncation_psi:g}, seed {self._spec.seed}"
@@ -95,13 +101,18 @@ class FalcoWorker:
         }
 
     def identity(self) -> dict[str, Any]:
-        return {"bundle": self._bundle.digest, "pool_size": self._spec.size}
+        return {"bundle": self._bundle.digest, "pool_size": self._spec.size, "precision": self._runs.precision}
 
     def load(self, progress: Progress) -> None:
         from faceanon_engine.engine.pipeline import Anonymizer, Stages
 
         preset = self._settings.resolved_preset
-        stages = Stages(self._bundle, preset, str(self._device))
+        chosen: dict[str, Any] = {
+            "backend": self._runs.backend,
+            "precision": self._runs.precision,
+            "prepare": self._prepare,
+        }
+        stages = Stages(self._bundle, preset, str(self._device), **chosen)
         pool = self._existing_pool() or stages.pool(self._spec, progress=progress)
         self._anonymizer = Anonymizer(
             self._bundle,
@@ -111,11 +122,13 @@ class FalcoWorker:
             steps=self._settings.steps,
             device=str(self._device),
             metric=self._settings.metric,  # type: ignore[arg-type]
+            **chosen,
         )
         # Networks that were opened to make the pool serve on: they are cached properties.
         for name in ("generator", "attribute_encoder"):
             if name in vars(stages):
                 vars(self._anonymizer)[name] = vars(stages)[name]
+        self._anonymizer.forward.adopt(stages.forward)
 
     def _existing_pool(self) -> Pool | None:
         from faceanon_engine.engine.pool import Pool, pools_root
@@ -125,7 +138,7 @@ class FalcoWorker:
         except UserError:
             return None
         recipe = self._settings.resolved_preset.pairing_generated
-        return pool if pool.spec == self._spec and pool.has_embedding(recipe) else None
+        return pool if pool.spec == self._spec and pool.has_embedding(recipe, self._runs.precision) else None
 
     def choose_batch_size(self) -> int:
         return int(self._anonymizer.choose_batch_size())

@@ -208,6 +208,24 @@ def device_for(device: str, backend: str) -> str:
     return resolve_device(device, backend)
 
 
+def provider_of(backend: str, device: str) -> str:
+    """A backend with its version and the part of it that computes on that device, such as "torch 2.13.0"."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    names = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "tensorrt-rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx")}
+    found = ""
+    for name in names.get(backend, (backend, f"{backend}-cu13", f"{backend}-cu12")):
+        try:
+            found = version(name)
+            break
+        except PackageNotFoundError:
+            continue
+    provider = ""
+    if backend == "onnxruntime":
+        provider = "CPUExecutionProvider" if device == "cpu" else "CUDAExecutionProvider"
+    return " ".join(part for part in (backend, found, provider) if part)
+
+
 def engine_key(artifact: Artifact, wanted: Wanted, version: str, architecture: str) -> EngineKey:
     """The key of the engine wanted of an exported graph, with the default options."""
     from faceanon_engine.engine.engine_cache import EngineKey
