@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -230,8 +231,11 @@ def bench(
             seed=seed,
             memory=memory,
         )
-        with _progress() as say:
-            result = run_plan(Bundle.open(bundle), plan, open_for_bench, command=sys.argv[1:], say=say)
+        from faceanon_engine.export.prepare import telling
+
+        with _Progress() as progress:
+            opener = partial(open_for_bench, prepare=telling(progress.note))
+            result = run_plan(Bundle.open(bundle), plan, opener, command=sys.argv[1:], say=progress.say)
     if output is not None:
         _write(output, result)
     if as_json:
@@ -309,11 +313,11 @@ def _write(path: Path, result: dict[str, Any]) -> None:
         Path(name).unlink(missing_ok=True)
 
 
-class _progress:
+class _Progress:
     """Shows what is being measured, drawn between turns only: a thread that draws would be measured with the rest."""
 
     def __init__(self) -> None:
-        console = error_console()
+        self._console = console = error_console()
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
@@ -326,13 +330,18 @@ class _progress:
         )
         self._task = self._bar.add_task("loading", total=None)
 
-    def __enter__(self) -> Callable[[str, int, int], None]:
+    def __enter__(self) -> _Progress:
         self._bar.start()
-        return self._say
+        return self
 
     def __exit__(self, *exception: object) -> None:
         self._bar.stop()
 
-    def _say(self, what: str, done: int, total: int) -> None:
+    def note(self, message: str) -> None:
+        """A line of its own, above what is being measured."""
+        self._console.print(message, markup=False)
+
+    def say(self, what: str, done: int, total: int) -> None:
+        """What is being measured, and how many parts of it are done."""
         self._bar.update(self._task, description=what, completed=done, total=total)
         self._bar.refresh()

@@ -60,7 +60,7 @@ def _grid(title: str, left: Iterable[str], right: Iterable[str]) -> Table:
     for name in left:
         table.add_column(name, no_wrap=True)
     for name in right:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,13 +16,14 @@ from faceanon_engine.engine.bench.inputs import make_inputs
 from faceanon_engine.engine.bench.plan import Opener, Plan, Say
 from faceanon_engine.engine.bench.sessions import open_for_bench
 from faceanon_engine.engine.bench.step import StepRun, step_networks
-from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.measure import resident, resident_peak
 from faceanon_engine.engine.preset import Preset
 from faceanon_engine.engine.sessions.graphs import Precision
 
 if TYPE_CHECKING:
     from faceanon_engine.engine.bundle import Bundle
+
+logger = logging.getLogger(__name__)
 
 Memory = dict[int, dict[str, int | None]]
 """Bytes by batch size and kind."""
@@ -55,7 +57,8 @@ def add_memory(
         except BrokenProcessPool:
             missing.append(left_out("its process was ended, probably for lack of memory", kind="memory", **what))
             continue
-        except (UserError, MemoryError, RuntimeError, OSError) as error:
+        except Exception as error:
+            logger.debug("memory of %s cannot be measured", what, exc_info=True)
             missing.append(left_out(error, kind="memory", **what))
             continue
         for entry in entries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,6 @@ import numpy as np
 from faceanon_engine.engine.bench.entries import left_out, rounded, timing
 from faceanon_engine.engine.bench.inputs import Floats, make_inputs
 from faceanon_engine.engine.bench.plan import BASELINE, Case, Opener, Plan, Runnable, Say, Turns
-from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.measure import (
     Probe,
     Samples,
@@ -28,6 +28,8 @@ from faceanon_engine.engine.sessions.session import Profile
 
 if TYPE_CHECKING:
     from faceanon_engine.engine.bundle import Bundle
+
+logger = logging.getLogger(__name__)
 
 QUEUE_DEPTH = 8
 """Inferences enqueued behind each other in one run of a throughput case on a GPU."""
@@ -84,7 +86,9 @@ def measure_graph(
                 opened[backend, precision] = open_session(
                     bundle, graph, backend=backend, precision=precision, device=plan.device, largest=largest
                 )
-            except (UserError, MemoryError, RuntimeError) as error:
+            except Exception as error:
+                # Whatever one backend stumbles over, the others are measured.
+                logger.debug("%s on %s cannot be opened", graph, backend, exc_info=True)
                 missing.append(left_out(error, graph=graph, backend=backend, precision=precision))
     found = []
     needed = 0.0
@@ -105,7 +109,8 @@ def measure_graph(
                 with resident_peak() as peak:
                     outputs[case] = np.asarray(session.run(inputs), np.float32)
                 probes[case] = _probe_of(session, inputs, case)
-            except (UserError, MemoryError, RuntimeError) as error:
+            except Exception as error:
+                logger.debug("%s on %s cannot be run", graph, case.backend, exc_info=True)
                 missing.append(
                     left_out(error, graph=graph, backend=case.backend, precision=case.precision, batch=batch)
                 )
