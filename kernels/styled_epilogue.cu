@@ -123,7 +123,7 @@ __device__ __forceinline__ void epilogue_forward(const EpilogueForward& a) {
 
 struct EpilogueBackward {
   const void* u;               // [N, P, C], where sums are wanted
-  const unsigned char* signs;  // as the forward wrote them, where sums are not wanted and the layer is activated
+  const unsigned char* signs;  // as the forward wrote them; null: those of u, or no activation
   const float* demodulation;   // these as in the forward
   const float* noise;
   const float* bias;
@@ -201,9 +201,8 @@ __device__ __forceinline__ void epilogue_backward(const EpilogueBackward& a) {
         if (SUMS) {
           raw[k] = inside ? load(u + at, count, a.whole) : zeros<T>();
           noise[k] = inside && a.noise != nullptr ? gain * a.noise[p] : 0.f;
-        } else {
-          bits[k] = inside && a.signs != nullptr ? a.signs[(n * a.pixels + p) * groups + group] : 0u;
         }
+        bits[k] = inside && a.signs != nullptr ? a.signs[(n * a.pixels + p) * groups + group] : 0u;
         if (RGB) {
 #pragma unroll
           for (int j = 0; j < 3; ++j) of_image[k][j] = inside ? a.image_grad[(n * 3 + j) * a.pixels + p] : 0.f;
@@ -224,7 +223,7 @@ __device__ __forceinline__ void epilogue_backward(const EpilogueBackward& a) {
           bool positive = bits[k] >> i & 1u;
           if (SUMS) {
             const float value = widen(raw[k].at[i]), v = value * scale[i] + (noise[k] + bias[i]);
-            positive = v > 0.f;
+            positive = a.signs == nullptr ? v > 0.f : positive;
             const float y = positive ? v : slope * v;
             of_next[i] += of_z * y;
             if (RGB) of_rgb[i] += colour * y;

@@ -1,6 +1,7 @@
 """What follows a modulated convolution, in one pass over its output, with the reductions of its gradient.
 
-    v = d * u + noise + bias,  y = sqrt 2 * leaky_relu(v, 0.2),  z = s_next * y,  image = W_rgb (s_rgb * y) + bias + up(skip)
+    v = d * u + noise + bias,  y = sqrt 2 * leaky_relu(v, 0.2)
+    z = s_next * y,  image = W_rgb (s_rgb * y) + bias_rgb + up(skip)
 
 u is the dense convolution's output, d its demodulation, z the next convolution's input, image that of the skip
 architecture. Where no gradient to d, s_next or s_rgb is asked for, all that is kept for the backward pass is one bit
@@ -166,6 +167,79 @@ def skip_gradient(image_grad: Tensor, launcher: Launcher) -> Tensor:
     return out
 
 
+class Constants(NamedTuple):
+    """What the kernels read beside the activations: contiguous float32, or None where there is nothing."""
+
+    demodulation: Tensor | None
+    noise: Tensor | None
+    bias: Tensor | None
+    next_styles: Tensor | None
+    rgb_weight: Tensor | None = None
+    rgb_styles: Tensor | None = None
+
+
+class Wanted(NamedTuple):
+    """Which gradients are asked for."""
+
+    u: bool
+    demodulation: bool
+    next_styles: bool
+    rgb_styles: bool
+
+    @property
+    def sums(self) -> bool:
+        """Whether one of them is a sum over the pixels."""
+        return self.demodulation or self.next_styles or self.rgb_styles
+
+
+class Gradients(NamedTuple):
+    """Gradients [N, C, H, W] of u and [N, C] of the others; None where it is not wanted."""
+
+    u: Tensor | None
+    demodulation: Tensor | None
+    next_styles: Tensor | None
+    rgb_styles: Tensor | None
+
+
+def epilogue_gradients(
+    constants: Constants,
+    u: Tensor | None,
+    signs: Tensor | None,
+    z_grad: Tensor | None,
+    image_grad: Tensor | None,
+    wanted: Wanted,
+    like: Tensor,
+    *,
+    activate: bool,
+    launcher: Launcher,
+) -> Gradients:
+    """The backward pass, of u where sums are wanted, and of the signs of an activated layer where they were kept.
+
+    z_grad [N, C, H, W] channels-last, image_grad float32 [N, 3, H, W]; `like` has the shape and type of u.
+    """
+    batch, channels, height, width = like.shape
+    lanes = lanes_for(channels)
+    rows = THREADS // lanes
+    strip = rows * (_ROWS_OF_SUMS if wanted.sums else _PIXELS)
+    strips = ceil_div(height * width, strip)
+    u_grad = torch.empty_like(like, memory_format=torch.channels_last) if wanted.u else None
+    sums = [like.new_empty(batch, strips, channels, dtype=torch.float32) if each else None for each in wanted[1:]]
+
+    arguments = _Backward(**{name: pointer(value) for name, value in constants._asdict().items()})
+    arguments.u, arguments.signs = pointer(u), pointer(signs)
+    arguments.z_grad, arguments.image_grad, arguments.u_grad = pointer(z_grad), pointer(image_grad), pointer(u_grad)
+    arguments.demodulation_sums, arguments.next_sums, arguments.rgb_sums = map(pointer, sums)
+    arguments.pixels, arguments.channels, arguments.strip = height * width, channels, strip
+    arguments.activate = activate
+    arguments.whole = channels % GROUP == 0 and aligned(u, z_grad, u_grad, *constants)
+    variant = f"{'' if image_grad is None else 'rgb_'}{'sums_' if wanted.sums else ''}"
+    grid = (strips, ceil_div(ceil_div(channels, GROUP), lanes), batch)
+    shared = THREADS * GROUP * 4 if wanted.sums else 0
+    kernel = f"epilogue_backward_{variant}{SUFFIX[like.dtype]}"
+    launcher.launch(_SOURCE, kernel, grid, (lanes, rows, 1), arguments, shared)
+    return Gradients(u_grad, *(None if each is None else each.sum(dim=1) for each in sums))
+
+
 class _StyledEpilogue(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -183,78 +257,60 @@ class _StyledEpilogue(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None]:
         batch, channels, height, width = u.shape
         u = channels_last(u)
-        constants = [float32(x) for x in (demodulation, noise, bias, next_styles, rgb_weight, rgb_styles)]
+        constants = Constants(*map(float32, (demodulation, noise, bias, next_styles, rgb_weight, rgb_styles)))
         rgb_bias, skip = float32(rgb_bias), float32(skip)
-        of_u, of_demodulation, of_next, of_styles = (ctx.needs_input_grad[i] for i in (0, 1, 4, 6))
-        sums = settings.differentiate and (of_demodulation or of_next or of_styles)
-        keep_signs = settings.differentiate and settings.activate and of_u and not sums
-        z = torch.empty_like(u, memory_format=torch.channels_last) if settings.want_z else None
+        wanted = Wanted(*(settings.differentiate and ctx.needs_input_grad[i] for i in (0, 1, 4, 6)))
+        z = torch.empty_like(u) if settings.want_z else None
         image = None if rgb_weight is None else u.new_empty(batch, 3, height, width, dtype=torch.float32)
-        groups = ceil_div(channels, GROUP)
-        signs = u.new_empty(batch, height * width, groups, dtype=torch.uint8) if keep_signs else None
+        signs = None
+        if settings.activate and wanted.u and not wanted.sums:
+            signs = u.new_empty(batch, height * width, ceil_div(channels, GROUP), dtype=torch.uint8)
 
         lanes = lanes_for(channels)
         rows = THREADS // lanes
-        d, n, b, s, w, r = map(pointer, constants)
-        arguments = _Forward(u=pointer(u), demodulation=d, noise=n, bias=b, next_styles=s, rgb_weight=w, rgb_styles=r)
-        arguments.z, arguments.signs, arguments.image = pointer(z), pointer(signs), pointer(image)
-        arguments.rgb_bias, arguments.skip = pointer(rgb_bias), pointer(skip)
+        arguments = _Forward(**{name: pointer(value) for name, value in constants._asdict().items()})
+        arguments.u, arguments.z, arguments.signs = pointer(u), pointer(z), pointer(signs)
+        arguments.rgb_bias, arguments.skip, arguments.image = pointer(rgb_bias), pointer(skip), pointer(image)
         arguments.pixels, arguments.width, arguments.channels = height * width, width, channels
         arguments.activate = settings.activate
-        whole = channels % GROUP == 0 and aligned(u, z, *constants)
-        arguments.whole = whole
+        arguments.whole = channels % GROUP == 0 and aligned(u, z, *constants)
         kernel = f"epilogue_forward_{'' if image is None else 'rgb_'}{SUFFIX[u.dtype]}"
         grid = (ceil_div(height * width, rows * _PIXELS), batch, 1)
         settings.launcher.launch(_SOURCE, kernel, grid, (lanes, rows, 1), arguments)
 
-        ctx.save_for_backward(u if sums else None, signs, *constants)
-        ctx.settings, ctx.sums, ctx.shape, ctx.dtype = settings, sums, u.shape, u.dtype
+        ctx.save_for_backward(u if wanted.sums else None, signs, *constants)
+        ctx.settings, ctx.wanted = settings, wanted
+        ctx.like = u.new_empty(()).expand(u.shape)  # shape and type alone
         ctx.set_materialize_grads(False)
         return z, image
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, z_grad: Tensor | None, image_grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        u, signs, *constants = ctx.saved_tensors
-        batch, channels, height, width = ctx.shape
-        settings: _Settings = ctx.settings
-        of_u, of_demodulation, of_next, of_styles, of_skip = (ctx.needs_input_grad[i] for i in (0, 1, 4, 6, 8))
-        nothing = (None,) * 10
+        kept, signs, *constants = ctx.saved_tensors
+        settings, wanted = ctx.settings, ctx.wanted
         if z_grad is None and image_grad is None:
-            return nothing
-        present = z_grad if z_grad is not None else image_grad
-        assert present is not None
+            return (None,) * 10
         z_grad = None if z_grad is None else channels_last(z_grad)
         image_grad = float32(image_grad)
-        with_rgb = image_grad is not None
-        of_demodulation, of_next = ctx.sums and of_demodulation, ctx.sums and of_next and z_grad is not None
-        of_styles = ctx.sums and of_styles and with_rgb
-
-        u_grad = None
-        if of_u:
-            u_grad = torch.empty(ctx.shape, dtype=ctx.dtype, device=present.device, memory_format=torch.channels_last)
-        lanes = lanes_for(channels)
-        rows = THREADS // lanes
-        strip = rows * (_ROWS_OF_SUMS if ctx.sums else _PIXELS)
-        strips = ceil_div(height * width, strip)
-        partial = [
-            present.new_empty(batch, strips, channels, dtype=torch.float32) if wanted else None
-            for wanted in (of_demodulation, of_next, of_styles)
-        ]
-        d, n, b, s, w, r = map(pointer, constants)
-        arguments = _Backward(u=pointer(u), signs=pointer(signs), demodulation=d, noise=n, bias=b, next_styles=s)
-        arguments.z_grad, arguments.image_grad = pointer(z_grad), pointer(image_grad)
-        arguments.rgb_weight, arguments.rgb_styles, arguments.u_grad = w, r, pointer(u_grad)
-        arguments.demodulation_sums, arguments.next_sums, arguments.rgb_sums = map(pointer, partial)
-        arguments.pixels, arguments.channels, arguments.strip = height * width, channels, strip
-        arguments.activate = settings.activate
-        arguments.whole = channels % GROUP == 0 and aligned(u, z_grad, u_grad, *constants)
-        kernel = f"epilogue_backward_{'rgb_' if with_rgb else ''}{'sums_' if ctx.sums else ''}{SUFFIX[ctx.dtype]}"
-        grid = (strips, ceil_div(ceil_div(channels, GROUP), lanes), batch)
-        shared = THREADS * GROUP * 4 if ctx.sums else 0
-        if of_u or ctx.sums:
-            settings.launcher.launch(_SOURCE, kernel, grid, (lanes, rows, 1), arguments, shared)
-
-        demodulation_grad, next_grad, styles_grad = (None if x is None else x.sum(dim=1) for x in partial)
-        skip_grad = skip_gradient(image_grad, settings.launcher) if of_skip and image_grad is not None else None
-        return u_grad, demodulation_grad, None, None, next_grad, None, styles_grad, None, skip_grad, None
+        found = Gradients(None, None, None, None)
+        if any(wanted):
+            found = epilogue_gradients(
+                Constants(*constants),
+                kept,
+                signs,
+                z_grad,
+                image_grad,
+                wanted,
+                ctx.like,
+                activate=settings.activate,
+                launcher=settings.launcher,
+            )
+        skip_grad = None
+        if ctx.needs_input_grad[8] and image_grad is not None:
+            skip_grad = skip_gradient(image_grad, settings.launcher)
+        u, demodulation, next_styles, rgb_styles = found
+        # Without its output's gradient a sum was not added up, and there is nothing to add.
+        next_styles = None if z_grad is None else next_styles
+        rgb_styles = None if image_grad is None else rgb_styles
+        return u, demodulation, None, None, next_styles, None, rgb_styles, None, skip_grad, None
