@@ -51,18 +51,25 @@ def add_memory(
     for number, (what, entries, measure, arguments) in enumerate(work):
         tell("memory", number, len(work))
         try:
-            # A fresh interpreter: a forked one would begin with this one's memory.
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                found = pool.submit(measure, *arguments).result()
-        except BrokenProcessPool:
-            missing.append(left_out("its process was ended, probably for lack of memory", kind="memory", **what))
-            continue
+            found: Memory = in_fresh_process(measure, arguments)
         except Exception as error:
             logger.debug("memory of %s cannot be measured", what, exc_info=True)
             missing.append(left_out(error, kind="memory", **what))
             continue
         for entry in entries:
             entry["memory"] = found.get(entry["batch"])
+
+
+def in_fresh_process(call: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+    """What a call returns in a new interpreter; a forked one would begin with this one's memory.
+
+    Raises what the call raises, and RuntimeError when its process is ended from outside.
+    """
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(call, *arguments).result()
+    except BrokenProcessPool:
+        raise RuntimeError("its process was ended, probably for lack of memory") from None
 
 
 def session_memory(
