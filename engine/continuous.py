@@ -43,6 +43,9 @@ class Finished:
     attribute: Tensor
     first_cosine: Tensor
     first_attribute: Tensor
+    identity: Tensor
+    tokens: Tensor
+    """Of the original, as in `State`."""
     steps: int
     seconds: float
 
@@ -119,7 +122,8 @@ class Lane:
         for ticket in self._running:
             ticket.seconds += share
         finished = [
-            replace(result, seconds=self._running[slot].seconds) for slot, result in zip(leaving, finished, strict=False)
+            replace(result, seconds=self._running[slot].seconds)
+            for slot, result in zip(leaving, finished, strict=False)
         ]
         for slot, ticket in enumerate(self._running):
             ticket.steps += not (self._final and slot in leaving)
@@ -135,14 +139,18 @@ class Lane:
         slots = torch.tensor(leaving, device=self._state.rows.device)
         codes = self._state.code(self.settings.preset.trainable_rows[0])[slots]
         images, cosine, attribute = (value[slots] for value in outcome[:3])
-        first = self._state.first_cosine[slots], self._state.first_attribute[slots]
+        names = ("first_cosine", "first_attribute", "identity", "tokens")
+        kept = [getattr(self._state, name)[slots] for name in names]
+        values = (codes, images, cosine, attribute, *kept)
         return [
             Finished(
-                self._running[slot].key, *(value[number] for value in (codes, images, cosine, attribute, *first)),
-                self._running[slot].steps, 0.0,
+                self._running[slot].key,
+                *(value[number] for value in values),
+                steps=self._running[slot].steps,
+                seconds=0.0,
             )
             for number, slot in enumerate(leaving)
-        ]  # fmt: skip
+        ]
 
     def _take(self, slot: int) -> Ticket:
         assert self._state is not None
@@ -210,6 +218,8 @@ def optimise_continuously(
         if moved:
             backlog[lanes.index(lane) + 1].extend(moved)
         if on_step is not None:
-            on_step(len(lane) + len(finished) + len(moved), lane.furthest or max((f.steps for f in finished), default=0))
+            on_step(
+                len(lane) + len(finished) + len(moved), lane.furthest or max((f.steps for f in finished), default=0)
+            )
         if finished:
             yield finished

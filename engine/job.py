@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 CONTACT_SHEET_NAME = "contact-sheet.png"
 LOCK_NAME = ".faceanon.lock"
+MOST_UNWRITTEN = 64
+"""Results that may wait for a thread to encode and write them."""
 _EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 WorkerFactory = Callable[[JobSettings, Mapping[str, Any], int], Worker]
@@ -139,6 +141,20 @@ class _Face:
 
     row: ItemRow
     pixels: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """What is kept of an exception of the worker's: not itself, whose frames hold the batch's memory."""
+
+    memory: bool
+    text: str
+
+    @classmethod
+    def of(cls, error: Exception) -> _Trouble:
+        logger.debug("the worker failed", exc_info=error)
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return cls(is_out_of_memory(error), text)
 
 
 @dataclass
@@ -272,6 +288,8 @@ class _Job:
         """Faces of each input that are neither done nor failed yet."""
         self.spoiled: set[str] = set()
         """Inputs of which something failed."""
+        self.written: deque[tuple[list[ItemRow], list[Future[None]]]] = deque()
+        """Results whose files are being written, in the order in which they finished."""
         self.loaded = False
         self.reader: Reader
 
@@ -408,52 +426,95 @@ class _Job:
 
     # -- from faces to files -----------------------------------------------------------------------------------
 
-    def _anonymize(self, todo: Sequence[InputFile]) -> None:
+    def _anonymize(self, todo: Iterable[InputFile]) -> None:
         size = self.settings.batch_size or self.worker.choose_batch_size()
         logger.info("up to %d faces are optimised together", size)
         with threads() as executor:
-            batch: list[_Face] = []
-            for face in self._faces(executor, todo, size + thread_count()):
-                batch.append(face)
-                if len(batch) >= size:
-                    size = self._batch(executor, batch, size)
-                    batch = []
-            if batch:
-                self._batch(executor, batch, size)
+            faces = self._faces(executor, todo, size + thread_count())
+            left: int | None = size
+            while left is not None:
+                left = self._stream(executor, faces, left)
+            self._record_written(wait=True)
+
+    def _stream(self, executor: ThreadPoolExecutor, faces: Iterator[_Face], size: int) -> int | None:
+        """Anonymize faces as they come; None when all are done, or the size to go on with after a failure."""
+        under_way: dict[int, _Face] = {}
+        steps = self.settings.resolved_steps
+
+        def originals() -> Iterator[npt.NDArray[np.uint8]]:
+            for number, face in enumerate(faces):
+                under_way[number] = face
+                yield face.pixels
+
+        def on_step(together: int, step: int) -> None:
+            self.observer.batch(together, step, steps)
+            self._record_written()
+
+        results = self.worker.stream(originals(), size, on_step)
+        while True:
+            try:
+                group = next(results, None)
+            except (UserError, InputError):
+                raise
+            except Exception as error:
+                if not under_way:
+                    raise
+                trouble = _Trouble.of(error)
+            else:
+                if group is None:
+                    return None
+                numbers, result = group
+                self._write(executor, [under_way.pop(number) for number in numbers], result)
+                continue
+            # Out here the exception is gone, and with it what its frames held in memory.
+            del results
+            waiting = list(under_way.values())
+            size = min(size, len(waiting))
+            parts = self._after(trouble, waiting, size)
+            if trouble.memory and parts:
+                size = len(parts[0])
+            for part in parts:
+                size = min(size, self._batch(executor, part, len(part)))
+            return size
 
     def _batch(self, executor: ThreadPoolExecutor, faces: list[_Face], size: int) -> int:
-        """Anonymize, write and record some faces; return the batch size to go on with."""
+        """Anonymize, write and record some faces after a failure; return the batch size to go on with."""
         queue = deque([faces])
         while queue:
             part = queue.popleft()
             if len(part) > size:
-                queue.extendleft(reversed([part[i : i + size] for i in range(0, len(part), size)]))
+                queue.extendleft(reversed(_split(part, size)))
                 continue
             try:
                 result = self._call(part)
             except (UserError, InputError):
                 raise
             except Exception as error:
-                logger.debug("batch of %d", len(part), exc_info=True)
-                memory = is_out_of_memory(error)
-                text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-                del error
-                self.worker.release_memory()
-                if len(part) == 1:
-                    if memory:
-                        self._fail(part[0], "out-of-memory", "one image does not fit into memory")
-                    else:
-                        self._fail(part[0], "unexpected", text)
-                elif memory:
-                    size = len(part) // 2
-                    self.observer.note(f"out of memory with {len(part)} images at once: going on with {size}")
-                    queue.appendleft(part)
-                else:
-                    self.observer.note("a batch failed: its images are tried one by one")
-                    queue.extendleft([face] for face in reversed(part))
+                trouble = _Trouble.of(error)
+            else:
+                self._write(executor, part, result)
                 continue
-            self._write(executor, part, result)
+            parts = self._after(trouble, part, len(part))
+            if trouble.memory and parts:
+                size = len(parts[0])
+            queue.extendleft(reversed(parts))
         return size
+
+    def _after(self, trouble: _Trouble, part: list[_Face], size: int) -> list[list[_Face]]:
+        """Smaller parts to try instead of one that failed; a face that failed alone is recorded as failed."""
+        self.worker.release_memory()
+        if len(part) == 1:
+            if trouble.memory:
+                self._fail(part[0], "out-of-memory", "one image does not fit into memory")
+            else:
+                self._fail(part[0], "unexpected", trouble.text)
+            return []
+        if trouble.memory:
+            smaller = max(1, size // 2)
+            self.observer.note(f"out of memory with {size} images at once: going on with {smaller}")
+            return _split(part, smaller)
+        self.observer.note("a batch failed: its images are tried one by one")
+        return _split(part, 1)
 
     def _call(self, part: list[_Face]) -> Any:
         steps = self.settings.resolved_steps
@@ -463,7 +524,7 @@ class _Job:
         )
 
     def _write(self, executor: ThreadPoolExecutor, part: list[_Face], result: Any) -> None:
-        """Give the results their final names, then record them in one transaction."""
+        """Let threads give the results their final names; `_record_written` records them in one transaction then."""
         finished: list[ItemRow] = []
         writes: list[Future[None]] = []
         for number, face in enumerate(part):
@@ -486,16 +547,28 @@ class _Job:
                     identity_after=float(result.identity_after[number]),
                     attribute_before=float(result.attribute_before[number]),
                     attribute_after=float(result.attribute_after[number]),
-                    steps=int(result.steps),
-                    seconds=float(result.seconds),
+                    steps=int(result.steps[number]),
+                    seconds=float(result.seconds[number]),
                     preset=self.preset.name,
                     bundle=self.bundle_digest,
                     finished_at=_now(),
                 )
             )
-        for write in writes:
-            write.result()
-        self._record(finished)
+        self.written.append((finished, writes))
+        self._record_written()
+
+    def _record_written(self, *, wait: bool = False) -> None:
+        """Record results whose files are there, in their order; wait for all when asked, and when many are left."""
+        while self.written:
+            finished, writes = self.written[0]
+            # What waits to be written is held in memory.
+            many = sum(len(waiting) for _, waiting in self.written) > MOST_UNWRITTEN and len(self.written) > 1
+            if not (wait or many) and not all(write.done() for write in writes):
+                return
+            for write in writes:
+                write.result()
+            self._record(finished)
+            self.written.popleft()
 
     def _write_one(self, output: str, codes: str | None, result: Any, number: int) -> None:
         encoded = image_files.encode(
@@ -576,6 +649,10 @@ class _Job:
         _write_file(path, image_files.encode(draw(sheet, title), "png", 95))
         self.manifest.put({"contact_sheet": content})
         return path
+
+
+def _split(faces: list[_Face], size: int) -> list[list[_Face]]:
+    return [faces[start : start + size] for start in range(0, len(faces), size)]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +15,6 @@ from torch import Tensor
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.features import to_uint8
 from faceanon_engine.engine.forward import of_bundle, settle
-from faceanon_engine.engine.optimise import mix_codes, optimise, real_targets
 from faceanon_engine.engine.pairing import Metric, NearestNeighbours, Neighbours
 from faceanon_engine.engine.pool import Pool, PoolSpec, Progress, create_pool
 from faceanon_engine.engine.preset import Preset
@@ -25,6 +23,7 @@ from faceanon_engine.engine.sessions.opening import Prepare
 
 if TYPE_CHECKING:
     from faceanon_engine.engine.bundle import Bundle
+    from faceanon_engine.engine.stream import Stream
 
 Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -44,9 +43,9 @@ class AnonymizedBatch:
     attribute_after: Floats
     finite: npt.NDArray[np.bool_]
     """False where the optimisation left the range of numbers; such an image must not be used."""
-    steps: int
-    seconds: float
-    """Wall time of the batch divided by N."""
+    steps: npt.NDArray[np.int64]
+    seconds: npt.NDArray[np.float64]
+    """Wall time of everything that was done for the image, each time divided by the number it was done for."""
     inversions: Images | None = None
     neighbours: Images | None = None
 
@@ -209,6 +208,7 @@ class Anonymizer(Stages):
         backend: str = "torch",
         precision: str = "fp32",
         prepare: Prepare | None = None,
+        optimise_precision: str = "fp32",
     ) -> None:
         """Prepare to anonymize; raises UserError when the pool belongs to another bundle or a value is out of range."""
         if pool.spec.bundle != bundle.digest:
@@ -218,8 +218,16 @@ class Anonymizer(Stages):
         settings = checked_settings(preset, margin, steps)
         super().__init__(bundle, settings, device, backend=backend, precision=precision, prepare=prepare)
         self.margin = margin
+        self.optimise_precision = optimise_precision
         self.pool_used = pool
         self._index = NearestNeighbours(pool.embedding(preset.pairing_generated, precision), metric)
+
+    @cached_property
+    def stream(self) -> Stream:
+        """The optimisation, and what comes before it, for originals that come one by one."""
+        from faceanon_engine.engine.stream import Stream
+
+        return Stream(self, self.optimise_precision)
 
     def pair(self, embeddings: Floats) -> Neighbours:
         """Nearest fake of each attribute embedding [N, E]."""
@@ -232,44 +240,19 @@ class Anonymizer(Stages):
         include_intermediates: bool = False,
         on_step: Callable[[int], None] | None = None,
     ) -> AnonymizedBatch:
-        """Anonymize originals [N, 3, R, R] in [-1, 1]; R is the generator's resolution.
+        """Anonymize originals [N, 3, R, R] in [-1, 1], N at least 1; R is the generator's resolution.
 
         `include_intermediates` adds the pictures of the inversion and of the paired fake.
         """
-        started = time.monotonic()
         originals = self.to_device(images)
-        neighbours = self.pair(self.embed_attributes(originals))
-        w_plus_real = torch.from_numpy(self.invert(originals)).to(self.device)
-        fake = torch.from_numpy(np.array(self.pool_used.w[neighbours.ids[:, 0]], np.float32)).to(self.device)
-        w_plus_fake = self.generator.broadcast(fake)
-        targets = real_targets(self.identity_encoder, self.attribute_encoder, originals, self.preset)
-        result = optimise(
-            self.generator,
-            self.identity_encoder,
-            self.attribute_encoder,
-            mix_codes(w_plus_real, w_plus_fake, self.preset),
-            targets,
-            self.preset,
-            margin=self.margin,
-            on_step=on_step,
-        )
-        count = len(originals)
-        finite = torch.isfinite(result.images).all(dim=(1, 2, 3)) & torch.isfinite(result.w_plus).all(dim=(1, 2))
-        seconds = (time.monotonic() - started) / max(count, 1)
-        return AnonymizedBatch(
-            images=to_uint8(result.images, self.preset.output_scaling).cpu().numpy(),
-            codes=result.w_plus.float().cpu().numpy(),
-            neighbour_id=neighbours.ids[:, 0],
-            neighbour_distance=neighbours.distances[:, 0],
-            identity_before=result.before.cosine.float().cpu().numpy(),
-            identity_after=result.after.cosine.float().cpu().numpy(),
-            attribute_before=result.before.attribute.float().cpu().numpy(),
-            attribute_after=result.after.attribute.float().cpu().numpy(),
-            finite=finite.cpu().numpy(),
-            steps=self.preset.steps,
-            seconds=seconds,
-            inversions=self.synthesise(w_plus_real) if include_intermediates else None,
-            neighbours=self.synthesise(w_plus_fake) if include_intermediates else None,
+        result = self.stream.batch(originals, on_step)
+        if not include_intermediates:
+            return result
+        fakes = torch.from_numpy(np.array(self.pool_used.w[result.neighbour_id], np.float32)).to(self.device)
+        return replace(
+            result,
+            inversions=self.synthesise(self.invert(originals)),
+            neighbours=self.synthesise(self.generator.broadcast(fakes)),
         )
 
 

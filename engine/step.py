@@ -223,9 +223,7 @@ def step(networks: Networks, state: State, settings: StepSettings) -> Outcome:
     return outcome
 
 
-def _losses(
-    networks: Networks, state: State, rows: Tensor, settings: StepSettings
-) -> tuple[Tensor, Tensor, Tensor]:
+def _losses(networks: Networks, state: State, rows: Tensor, settings: StepSettings) -> tuple[Tensor, Tensor, Tensor]:
     images = draw(networks, state, rows, settings)
     dtype = compute_dtype(settings.precision)
     targets = Targets(state.identity, state.tokens)

@@ -5,7 +5,7 @@ A job talks to the `Worker` protocol alone, so that it can be tested, and killed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Images = npt.NDArray[np.uint8]
 Progress = Callable[[int, int], None]
+Results = Iterator[tuple[list[int], "AnonymizedBatch"]]
 
 
 class Worker(Protocol):
@@ -42,8 +43,15 @@ class Worker(Protocol):
     def choose_batch_size(self) -> int:
         """How many images fit at once."""
 
+    def stream(self, images: Iterable[Images], together: int, on_step: Callable[[int, int], None]) -> Results:
+        """Anonymize originals uint8 [S, S, 3], at most so many at once, asking for the next as one is done.
+
+        Yields the numbers of originals that finished together, counted from 0 as they came, with their results.
+        `on_step(images together, steps of the furthest)`.
+        """
+
     def anonymize(self, images: Images, on_step: Callable[[int], None]) -> AnonymizedBatch:
-        """Anonymize originals uint8 [N, S, S, 3]."""
+        """Anonymize originals uint8 [N, S, S, 3] at once."""
 
     def intermediates(self, images: Images, neighbour_ids: list[int]) -> tuple[Images, Images]:
         """Pictures uint8 [N, S, S, 3] of the originals' inversions and of the fakes with these ids."""
@@ -68,16 +76,20 @@ class FalcoWorker:
         from faceanon_engine.engine.forward import settle
         from faceanon_engine.engine.pipeline import resolve_device
         from faceanon_engine.engine.pool import choose_spec
+        from faceanon_engine.engine.precision import checked_precision
+        from faceanon_engine.engine.stream import checked_proxy
 
         self._settings = settings
         self._device = resolve_device(settings.device)
         self._runs = settle(settings.backend, settings.precision, str(self._device))
         self._prepare = prepare
+        self._optimise_precision = checked_precision(settings.optimise_precision, self._device)
         self._bundle = Bundle.open(settings.bundle)
         size = settings.pool_size
         if size is None and recorded.get("bundle") == self._bundle.digest:
             size = recorded.get("pool_size")
         self._spec = choose_spec(self._bundle.digest, size, settings.truncation, settings.seed, inputs=inputs)
+        checked_proxy(settings.resolved_preset, self.resolution)
         self._anonymizer: Any = None
 
     @property
@@ -94,14 +106,32 @@ class FalcoWorker:
         return {
             "device": device,
             **self._runs.about(),
+            **self._optimisation(),
             "threads": str(torch.get_num_threads()),
             "bundle": f"{self._bundle.name} ({self._bundle.digest[:12]}), {self.resolution} px",
             "pool": f"{self._spec.size} faces, truncation {self._spec.truncation_psi:g}, seed {self._spec.seed}"
             + ("" if self._existing_pool() else " (will be made)"),
         }
 
+    def _optimisation(self) -> dict[str, str]:
+        preset = self._settings.resolved_preset
+        found = {"optimisation": self._optimise_precision}
+        if preset.proxy_resolution is not None:
+            found["proxy"] = f"{preset.proxy_resolution} px until the last {preset.proxy_finish} steps"
+        if preset.stopping is not None:
+            found["stopping"] = str(preset.stopping)
+        return found
+
     def identity(self) -> dict[str, Any]:
-        return {"bundle": self._bundle.digest, "pool_size": self._spec.size, "precision": self._runs.precision}
+        preset = self._settings.resolved_preset
+        return {
+            "bundle": self._bundle.digest,
+            "pool_size": self._spec.size,
+            "precision": self._runs.precision,
+            "optimise_precision": self._optimise_precision,
+            "proxy_resolution": preset.proxy_resolution,
+            "stopping": None if preset.stopping is None else str(preset.stopping),
+        }
 
     def load(self, progress: Progress) -> None:
         from faceanon_engine.engine.pipeline import Anonymizer, Stages
@@ -122,6 +152,7 @@ class FalcoWorker:
             steps=self._settings.steps,
             device=str(self._device),
             metric=self._settings.metric,  # type: ignore[arg-type]
+            optimise_precision=self._optimise_precision,
             **chosen,
         )
         # Networks that were opened to make the pool serve on: they are cached properties.
@@ -141,7 +172,13 @@ class FalcoWorker:
         return pool if pool.spec == self._spec and pool.has_embedding(recipe, self._runs.precision) else None
 
     def choose_batch_size(self) -> int:
-        return int(self._anonymizer.choose_batch_size())
+        stream = self._anonymizer.stream
+        return int(self._anonymizer.choose_batch_size() if self._device.type == "cpu" else stream.measured_capacity())
+
+    def stream(self, images: Iterable[Images], together: int, on_step: Callable[[int, int], None]) -> Results:
+        stream = self._anonymizer.stream
+        results: Results = stream.run(images, stream.lanes(together), on_step)
+        return results
 
     def anonymize(self, images: Images, on_step: Callable[[int], None]) -> AnonymizedBatch:
         result: AnonymizedBatch = self._anonymizer.anonymize(_floats(images), on_step=on_step)

@@ -7,9 +7,10 @@ always, blue fails when it is not alone, white gives values that are not finite.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -63,9 +64,16 @@ class FakeWorker:
             attribute_before=means / 10,
             attribute_after=means / 20,
             finite=np.array([pixel != WHITE for pixel in first]),
-            steps=self.settings.resolved_steps,
-            seconds=0.5,
+            steps=np.full(len(images), self.settings.resolved_steps),
+            seconds=np.full(len(images), 0.5),
         )
+
+    def stream(self, images: Iterable[np.ndarray], together: int, on_step: Callable[[int, int], None]) -> Iterator[Any]:
+        source, number = iter(images), 0
+        while chunk := list(itertools.islice(source, together)):
+            result = self.anonymize(np.stack(chunk), lambda step, size=len(chunk): on_step(size, step))
+            yield list(range(number, number + len(chunk))), result
+            number += len(chunk)
 
     def intermediates(self, images: np.ndarray, neighbour_ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
         return images // 2, np.stack([np.full(images.shape[1:], value % 256, np.uint8) for value in neighbour_ids])

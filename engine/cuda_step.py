@@ -1,0 +1,145 @@
+"""The step of the optimisation as one CUDA graph: generator, both losses, backward pass and Adam, launched at once.
+
+A step of small networks is thousands of kernels of microseconds each, more than Python can launch in their time; as a
+graph they are one launch. A graph is bound to its tensors, which the slots of a lane are: images enter and leave by
+copies into them. There is one graph for every number of slots that is needed: all of them, and halves, quarters, ...,
+when the last images of a job leave the others empty. What runs on the CPU, or cannot be captured, is stepped plainly.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from faceanon_engine.engine.continuous import PlainStepper, Stepper
+from faceanon_engine.engine.step import Networks, Outcome, State, StepSettings, step
+
+logger = logging.getLogger(__name__)
+
+WARM_UP_STEPS = 3
+"""PyTorch asks for a few runs before a capture: libraries choose algorithms and allocate workspaces in them."""
+MOST_SLOTS = 32
+"""More images at once fill no GPU better, and results would come late."""
+SHARE_OF_MEMORY = 0.85
+"""What is left is for the stages before the optimisation, and for what the allocator loses between blocks."""
+
+
+def stepper_for(device: torch.device) -> Callable[[Networks, StepSettings], Stepper]:
+    """What makes the steppers of a stream on that device."""
+    if device.type != "cuda":
+        return PlainStepper
+    pool = torch.cuda.graph_pool_handle()  # one for all graphs: no two of them ever run at the same time
+    return lambda networks, settings: GraphStepper(networks, settings, pool)
+
+
+class GraphStepper:
+    """Steps by replaying graphs that are captured when a number of slots is first needed."""
+
+    def __init__(self, networks: Networks, settings: StepSettings, pool: tuple[int, int] | None = None) -> None:
+        self._networks = networks
+        self._settings = settings
+        self._pool = pool
+        self._plain = PlainStepper(networks, settings)
+        self._state: State | None = None
+        self._captured: dict[int, tuple[torch.cuda.CUDAGraph, Outcome]] = {}
+        self.refused: str | None = None
+        """Why steps are not captured; None as long as they are."""
+
+    def __call__(self, state: State, count: int, last: bool) -> Outcome:
+        if self.refused is not None:
+            return self._plain(state, count, last)
+        if self._state is not state:
+            self._captured.clear()
+            self._state = state
+        size = slots_for(count, len(state))
+        if size not in self._captured:
+            try:
+                self._captured[size] = self._capture(state.part(0, size))
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                self.refused = " ".join(str(error).split())[:300]
+                logger.warning("a step cannot be captured as a CUDA graph (%s): going on without", self.refused)
+                torch.cuda.synchronize()
+                return self._plain(state, count, last)
+        graph, outcome = self._captured[size]
+        graph.replay()
+        return Outcome(*(value[:count] for value in outcome))
+
+    def _capture(self, part: State) -> tuple[torch.cuda.CUDAGraph, Outcome]:
+        device = part.rows.device
+        with torch.cuda.device(device), _chosen_algorithms():
+            side = torch.cuda.Stream(device)
+            side.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(side):
+                scratch = part.clone()  # the images themselves must not be stepped by a warm-up
+                for _ in range(WARM_UP_STEPS):
+                    step(self._networks, scratch, self._settings)
+            torch.cuda.current_stream(device).wait_stream(side)
+            del scratch
+            graph = torch.cuda.CUDAGraph()
+            # Threads that decode and encode may call CUDA meanwhile: only this one's calls can spoil the capture.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                outcome = step(self._networks, part, self._settings)
+        return graph, outcome
+
+
+def slots_for(count: int, capacity: int) -> int:
+    """Slots that are stepped for so many images: the capacity, halved as often as it still holds them."""
+    size = capacity
+    while (size + 1) // 2 >= count and size > 1:
+        size = (size + 1) // 2
+    return size
+
+
+def measured_capacity(
+    networks: Networks, settings: StepSettings, image: State, *, free: int | None = None, limit: int = MOST_SLOTS
+) -> int:
+    """How many images can be stepped together on the GPU of `image`, by the memory that steps of one and of three take.
+
+    `free` is what may be taken, in bytes; None asks the device.
+    """
+    device = image.rows.device
+    torch.cuda.empty_cache()
+    available = torch.cuda.mem_get_info(device)[0] if free is None else free
+    return fitting(*(_peak(networks, settings, image, count) for count in (1, 3)), available, limit)
+
+
+def fitting(one: int, three: int, free: int, limit: int) -> int:
+    """Images that fit into `free` bytes when one takes so many and three so many; at least 1, at most `limit`."""
+    each = max(1, (three - one) // 2)
+    common = max(0, one - each)
+    return max(1, min(limit, int(free * SHARE_OF_MEMORY - common) // each))
+
+
+def _peak(networks: Networks, settings: StepSettings, image: State, count: int) -> int:
+    """Bytes that a step of so many images takes at its peak, over what is taken before."""
+    device = image.rows.device
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    state = image.blank(count)
+    for slot in range(count):
+        state.place(slot, image)
+    with _chosen_algorithms():
+        for _ in range(2):
+            step(networks, state, settings)
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_allocated(device) - before
+    del state
+    torch.cuda.empty_cache()
+    return peak
+
+
+@contextmanager
+def _chosen_algorithms() -> Iterator[None]:
+    """Let cuDNN try its algorithms: shapes stay what they are for the whole job."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
