@@ -13,6 +13,7 @@ from types import FrameType
 import click
 
 from faceanon_engine import __version__
+from faceanon_engine.engine.allocator import keep_freed_memory
 from faceanon_engine.engine.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit: 0 done, 1 some inputs failed, 2 usage or environment, 130 interrupted."""
+    keep_freed_memory()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = cli.main(prog_name="faceanon-engine", standalone_mode=False)

@@ -122,7 +122,7 @@ def optimise(
         prefix = generator.prefix(w_plus, first_row=start)
 
     def evaluate() -> tuple[Tensor, Tensor, Tensor]:
-        images = generator.synthesis_from(prefix, torch.cat([head, rows, tail], dim=1))
+        images = generator.synthesis_from(prefix, [*head.unbind(1), *rows.unbind(1), *tail.unbind(1)])
         cosine, attribute = compare(identity_encoder, attribute_encoder, images, targets, preset)
         return images, cosine, attribute
 

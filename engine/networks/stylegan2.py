@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from faceanon_engine.kernels.fir import upsample
-from faceanon_engine.kernels.folded_conv import folded_styled_layer, folding_pays
+from faceanon_engine.kernels.folded_conv import folded_styled_layer, folded_to_rgb, folding_pays
 from faceanon_engine.kernels.modulated_conv import epilogue, modulated_conv, weight_energy
 
 
@@ -147,7 +148,12 @@ class ToRGB(nn.Module):
         self.bias = nn.Parameter(torch.zeros(3))
 
     def forward(self, x: Tensor, w: Tensor, image: Tensor | None) -> Tensor:
-        rgb = self.conv(x, w) + self.bias[:, None, None]
+        conv = self.conv
+        styles = conv.affine(w)
+        if conv.folded is not None and folding_pays(x, conv.folded, styles):
+            rgb = folded_to_rgb(x, conv.folded, styles, self.bias)
+        else:
+            rgb = conv(x, w) + self.bias[:, None, None]
         return rgb if image is None else rgb + upsample(image)
 
 
@@ -206,39 +212,44 @@ class Generator(nn.Module):
         """w [N, w_dim] repeated to w+ [N, rows, w_dim]."""
         return w[:, None].expand(-1, self.config.rows, -1)
 
-    def _run(self, features: Tensor, image: Tensor | None, w_plus: Tensor, first: int, stop: int) -> SynthesisPrefix:
+    def _run(
+        self, features: Tensor, image: Tensor | None, rows: Sequence[Tensor], first: int, stop: int
+    ) -> SynthesisPrefix:
         for row in range(first, stop):
             if row % 2:
                 # The toRGB of the block that just ended shares this row with the next block's first layer.
-                image = self.to_rgbs[row // 2](features, w_plus[:, row], image)
+                image = self.to_rgbs[row // 2](features, rows[row], image)
             if row < len(self.layers):
-                features = self.layers[row](features, w_plus[:, row])
+                features = self.layers[row](features, rows[row])
         return SynthesisPrefix(stop, features, image)
 
     def prefix(self, w_plus: Tensor, first_row: int = 3) -> SynthesisPrefix:
         """Everything of the synthesis of w+ [N, rows, w_dim] that no row from `first_row` on has a part in."""
-        self._check(w_plus)
-        return self._run(self.const.expand(len(w_plus), -1, -1, -1), None, w_plus, 0, first_row)
+        rows = self._rows(w_plus)
+        return self._run(self.const.expand(len(w_plus), -1, -1, -1), None, rows, 0, first_row)
 
-    def synthesis_from(self, prefix: SynthesisPrefix, w_plus: Tensor) -> Tensor:
-        """Images [N, 3, R, R] of w+ [N, rows, w_dim] whose rows below `prefix.first_row` made the prefix."""
-        self._check(w_plus)
-        image = self._run(prefix.features, prefix.image, w_plus, prefix.first_row, self.config.rows).image
+    def synthesis_from(self, prefix: SynthesisPrefix, w_plus: Tensor | Sequence[Tensor]) -> Tensor:
+        """Images [N, 3, R, R] of w+ [N, rows, w_dim] whose rows below `prefix.first_row` made the prefix.
+
+        A sequence of rows, each [N, w_dim], says which of them ask for a gradient: those that do not, cost none.
+        """
+        rows = self._rows(w_plus)
+        image = self._run(prefix.features, prefix.image, rows, prefix.first_row, self.config.rows).image
         assert image is not None
         return image
 
-    def skip_output_from(self, prefix: SynthesisPrefix, w_plus: Tensor, resolution: int) -> Tensor:
+    def skip_output_from(self, prefix: SynthesisPrefix, w_plus: Tensor | Sequence[Tensor], resolution: int) -> Tensor:
         """The image so far at that side, [N, 3, r, r]: what the layers above add their details to.
 
         It reads no row above 2 log2(r) - 3. Raises ValueError for a side that has no image above the prefix.
         """
-        self._check(w_plus)
+        rows = self._rows(w_plus)
         block = int(math.log2(resolution)) - 2
         row = 2 * block + 1
         if resolution != 4 * 2**block or not prefix.first_row <= row < self.config.rows:
             raise ValueError(f"no image of side {resolution} above row {prefix.first_row}")
-        below = self._run(prefix.features, prefix.image, w_plus, prefix.first_row, row)
-        return self.to_rgbs[block](below.features, w_plus[:, row], below.image)
+        below = self._run(prefix.features, prefix.image, rows, prefix.first_row, row)
+        return self.to_rgbs[block](below.features, rows[row], below.image)
 
     def synthesis(self, w_plus: Tensor) -> Tensor:
         """Images [N, 3, R, R] of w+ [N, rows, w_dim]; raises ValueError on another shape."""
@@ -248,8 +259,13 @@ class Generator(nn.Module):
         """Images of z [N, z_dim]."""
         return self.synthesis(self.broadcast(self.truncate(self.mapping(z), truncation_psi)))
 
-    def _check(self, w_plus: Tensor) -> None:
-        if w_plus.ndim != 3 or tuple(w_plus.shape[1:]) != (self.config.rows, self.config.w_dim):
-            raise ValueError(
-                f"w+ has shape {tuple(w_plus.shape)}, expected [N, {self.config.rows}, {self.config.w_dim}]"
-            )
+    def _rows(self, w_plus: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+        expected = self.config.rows, self.config.w_dim
+        if isinstance(w_plus, Tensor):
+            found: tuple[int, ...] = tuple(w_plus.shape[1:]) if w_plus.ndim == 3 else ()
+            rows: Sequence[Tensor] = w_plus.unbind(1) if found == expected else ()
+        else:
+            rows, found = w_plus, (len(w_plus), w_plus[0].shape[-1])
+        if found != expected:
+            raise ValueError(f"w+ has rows of shape {list(found)}, expected [N, {', '.join(map(str, expected))}]")
+        return rows
