@@ -25,7 +25,7 @@ from faceanon_engine.kernels.modulated_conv import (
 
 
 def styled_layer_reference(x: Tensor, weight: Tensor, styles: Tensor, noise: Tensor, bias: Tensor, up: bool) -> Tensor:
-    """The definition: x [N, Cin, H, W], weight [Cout, Cin, 3, 3], styles [N, Cin], noise [1, 1, H', W'], bias [Cout]."""
+    """The definition: x [N, Cin, H, W], weight [Cout, Cin, 3, 3], styles [N, Cin], noise [H', W'], bias [Cout]."""
     return epilogue(modulated_conv_reference(x, weight, styles, up=up), noise, bias)
 
 
