@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from faceanon_engine.cli import options
 from faceanon_engine.cli.console import ProgressObserver, error_console, output_console, print_about, print_json
+
+if TYPE_CHECKING:
+    from faceanon_engine.engine.config import JobSettings
+    from faceanon_engine.engine.job import WorkerFactory
 
 
 @click.command()
@@ -41,12 +46,24 @@ def anonymize(context: click.Context, input: Path, output: Path, dry_run: bool, 
             _print_plan(plan)
         context.exit(plan.exit_code)
     with ProgressObserver(messages) as observer:
-        result = job.run(settings, observer=observer)
+        result = job.run(settings, observer=observer, make_worker=_worker_for(settings, observer.note))
     if as_json:
         print_json(result.to_json())
     else:
         _print_result(result)
     context.exit(result.exit_code)
+
+
+def _worker_for(settings: JobSettings, note: Callable[[str], None]) -> WorkerFactory | None:
+    """A worker that can build what its backend lacks; None, the usual one, where there is nothing to build."""
+    if settings.backend == "torch":
+        return None
+    from functools import partial
+
+    from faceanon_engine.engine.worker import FalcoWorker
+    from faceanon_engine.export.prepare import telling
+
+    return partial(FalcoWorker, prepare=telling(note))
 
 
 def _print_plan(plan: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from faceanon_engine.cli import options
-from faceanon_engine.cli.console import ProgressObserver, error_console, output_console, print_json
+from faceanon_engine.cli.console import ProgressObserver, error_console, output_console, print_about, print_json
 
 
 @click.group()
@@ -26,6 +26,8 @@ def pool() -> None:
 @options.seed
 @options.preset
 @options.device
+@options.backend
+@options.precision
 @options.batch_size
 @options.as_json
 @options.log_level
@@ -36,6 +38,8 @@ def create(
     seed: int,
     preset: str,
     device: str,
+    backend: str,
+    precision: str,
     batch_size: int | None,
     as_json: bool,
 ) -> None:
@@ -47,8 +51,15 @@ def create(
 
     opened = Bundle.open(bundle)
     spec = PoolSpec(opened.digest, size, truncation, seed)
-    stages = Stages(opened, get_preset(preset), device)
-    with ProgressObserver(error_console()) as observer:
+    messages = error_console()
+    with ProgressObserver(messages) as observer:
+        prepare = None
+        if backend != "torch":
+            from faceanon_engine.export.prepare import telling
+
+            prepare = telling(observer.note)
+        stages = Stages(opened, get_preset(preset), device, backend=backend, precision=precision, prepare=prepare)
+        print_about(messages, {"device": str(stages.device), **stages.runs.about()})
         made = stages.pool(spec, progress=observer.pool, batch_size=batch_size)
     if as_json:
         print_json({"path": str(made.path), "size": made.size, "digest": made.digest})

@@ -22,7 +22,11 @@ from faceanon_engine.cli.console import ProgressObserver, error_console, output_
 from faceanon_engine.engine.errors import UserError
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.pipeline import Stages
+    from faceanon_engine.engine.bundle import Bundle
+    from faceanon_engine.engine.forward import ForwardStages, Runs
+    from faceanon_engine.engine.pool import Pool, PoolSpec
+    from faceanon_engine.engine.preset import Preset
+    from faceanon_engine.engine.sessions.opening import Prepare
 
 Arrays = dict[str, npt.NDArray[Any]]
 _SUFFIXES = (".npz", ".safetensors")
@@ -37,6 +41,53 @@ class Table:
     arrays: Arrays
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What the stages run with."""
+
+    bundle: Bundle
+    preset: Preset
+    runs: Runs
+    stages: ForwardStages
+    flags: dict[str, Any]
+
+    @property
+    def resolution(self) -> int:
+        """Side of the faces in pixels."""
+        return int(self.bundle.networks["generator"]["config"]["resolution"])
+
+    def about(self) -> dict[str, str]:
+        """What really runs, for people."""
+        return {
+            "device": self.runs.device,
+            **self.runs.about(),
+            "bundle": f"{self.bundle.name} ({self.bundle.digest[:12]})",
+        }
+
+    def pool(self, spec: PoolSpec, observer: ProgressObserver) -> Pool:
+        """The pool of that specification, made where it is missing, which needs Torch."""
+        from faceanon_engine.engine.pool import Pool, pools_root
+
+        recipe, precision = self.preset.pairing_generated, self.runs.precision
+        try:
+            found = Pool.open(pools_root() / spec.directory_name)
+            if found.spec == spec and found.has_embedding(recipe, precision):
+                return found
+        except UserError:
+            pass
+        from faceanon_engine.engine.pipeline import Stages
+
+        stages = Stages(
+            self.bundle,
+            self.preset,
+            self.runs.device,
+            backend=self.runs.backend,
+            precision=precision,
+            prepare=_prepare(self.runs.backend, observer),
+        )
+        return stages.pool(spec, progress=observer.pool)
+
+
 def stage_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What all stages take."""
     for option in reversed(
@@ -47,6 +98,8 @@ def stage_options(command: Callable[..., Any]) -> Callable[..., Any]:
             options.limit,
             options.batch_size,
             options.device,
+            options.backend,
+            options.precision,
             options.as_json,
             options.log_level,
         )
@@ -70,7 +123,7 @@ def extract(context: click.Context, input: Path, out: Path, **flags: Any) -> Non
     attribute_embedding float32 [N, E], which pairing compares; identity_embedding float32 [N, D] of unit length.
     """
 
-    def features(stages: Stages, images: Any) -> Arrays:
+    def features(stages: ForwardStages, images: Any) -> Arrays:
         return {
             "attribute_embedding": stages.embed_attributes(images),
             "identity_embedding": stages.embed_identity(images),
@@ -124,23 +177,22 @@ def pair(
     messages = error_console()
     failures: list[dict[str, str]] = []
     with ProgressObserver(messages) as observer:
-        stages = _stages(flags)
+        opened = _open(flags, observer)
         if input.suffix.lower() in _SUFFIXES:
             table = read_table(input)
             if "attribute_embedding" not in table.arrays:
                 raise UserError(f"{input} holds no attribute_embedding: give a file that 'extract' wrote, or images")
-            print_about(messages, _about(stages))
+            print_about(messages, opened.about())
         else:
             table, failures = _table(
-                stages,
+                opened,
                 input,
-                flags,
-                lambda _, images: {"attribute_embedding": stages.embed_attributes(images)},
+                lambda stages, images: {"attribute_embedding": stages.embed_attributes(images)},
                 observer,
             )
-        spec = choose_spec(stages.bundle.digest, pool_size, truncation, seed, inputs=len(table.inputs))
-        pool = stages.pool(spec, progress=observer.pool)
-    index = NearestNeighbours(pool.embedding(stages.preset.pairing_generated), metric)
+        spec = choose_spec(opened.bundle.digest, pool_size, truncation, seed, inputs=len(table.inputs))
+        pool = opened.pool(spec, observer)
+    index = NearestNeighbours(pool.embedding(opened.preset.pairing_generated, opened.runs.precision), metric)
     found = index.search(table.arrays["attribute_embedding"], neighbours)
     result = Table(table.inputs, table.faces, {"neighbour_id": found.ids, "neighbour_distance": found.distances})
     _finish(context, out, result, failures, flags["as_json"])
@@ -151,54 +203,51 @@ def _run(
     input: Path,
     out: Path,
     flags: dict[str, Any],
-    compute: Callable[[Stages, Any], Arrays],
+    compute: Callable[[ForwardStages, Any], Arrays],
 ) -> None:
     _checked_suffix(out)
     with ProgressObserver(error_console()) as observer:
-        table, failures = _table(_stages(flags), input, flags, compute, observer)
+        table, failures = _table(_open(flags, observer), input, compute, observer)
     _finish(context, out, table, failures, flags["as_json"])
 
 
-def _stages(flags: dict[str, Any]) -> Stages:
+def _open(flags: dict[str, Any], observer: ProgressObserver) -> Opened:
     from faceanon_engine.engine.bundle import Bundle
-    from faceanon_engine.engine.pipeline import Stages
+    from faceanon_engine.engine.forward import of_bundle, settle
     from faceanon_engine.engine.preset import get_preset
 
-    return Stages(Bundle.open(flags["bundle"]), get_preset(flags["preset"]), flags["device"])
+    bundle, preset = Bundle.open(flags["bundle"]), get_preset(flags["preset"])
+    runs = settle(flags["backend"], flags["precision"], flags["device"])
+    stages = of_bundle(bundle, preset, runs, prepare=_prepare(runs.backend, observer))
+    return Opened(bundle, preset, runs, stages, flags)
 
 
-def _about(stages: Stages) -> dict[str, str]:
-    import torch
+def _prepare(backend: str, observer: ProgressObserver) -> Prepare | None:
+    if backend == "torch":
+        return None
+    from faceanon_engine.export.prepare import telling
 
-    return {
-        "device": str(stages.device),
-        "backend": f"torch {torch.__version__}",
-        "precision": "float32",
-        "threads": str(torch.get_num_threads()),
-        "bundle": f"{stages.bundle.name} ({stages.bundle.digest[:12]})",
-    }
+    return telling(observer.note)
 
 
 def _table(
-    stages: Stages,
+    opened: Opened,
     input: Path,
-    flags: dict[str, Any],
-    compute: Callable[[Stages, Any], Arrays],
+    compute: Callable[[ForwardStages, Any], Arrays],
     observer: ProgressObserver,
 ) -> tuple[Table, list[dict[str, str]]]:
     """Run a stage over all faces of the inputs; inputs that cannot be used are returned beside, with the reason."""
-    import torch
-
-    from faceanon_engine.engine.features import from_uint8
+    from faceanon_engine.engine.forward import choose_batch_size, from_uint8
     from faceanon_engine.engine.images import InputError, find_inputs
     from faceanon_engine.engine.reader import Reader, ahead, readable, thread_count, threads
 
+    flags = opened.flags
     files = list(find_inputs(input))[: flags["limit"]]
     if not files:
         raise UserError(f"no images in {input}")
-    reader = Reader(flags["align"], stages.resolution)
-    size = flags["batch_size"] or stages.choose_batch_size()
-    observer.started(_about(stages), len(files), 0)
+    reader = Reader(flags["align"], opened.resolution)
+    size = flags["batch_size"] or choose_batch_size(opened.runs)
+    observer.started(opened.about(), len(files), 0)
     inputs: list[str] = []
     faces: list[int] = []
     batch: list[npt.NDArray[np.uint8]] = []
@@ -207,7 +256,7 @@ def _table(
 
     def flush() -> None:
         if batch:
-            parts.append(compute(stages, from_uint8(torch.from_numpy(np.stack(batch)))))
+            parts.append(compute(opened.stages, from_uint8(np.stack(batch))))
             batch.clear()
 
     with threads() as executor:

@@ -17,7 +17,9 @@ import numpy.typing as npt
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.pairing import Metric, NearestNeighbours, Neighbours
 from faceanon_engine.engine.preset import Preset
+from faceanon_engine.engine.sessions.cuda_driver import gpus
 from faceanon_engine.engine.sessions.graphs import Artifact, Precision, artifact_name
+from faceanon_engine.engine.sessions.onnxruntime_session import usable_cores
 from faceanon_engine.engine.sessions.opening import (
     Prepare,
     check_names,
@@ -26,6 +28,7 @@ from faceanon_engine.engine.sessions.opening import (
     open_artifact,
     open_session,
     provider_of,
+    why_not,
 )
 from faceanon_engine.engine.sessions.pixels import for_attributes, for_identity
 from faceanon_engine.engine.sessions.session import About, Session, as_array
@@ -43,6 +46,19 @@ def from_uint8(pixels: npt.NDArray[np.uint8]) -> Floats:
     """uint8 [N, H, W, 3] as the pipeline's float32 [N, 3, H, W] in [-1, 1]."""
     values = pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - np.float32(1)
     return np.ascontiguousarray(values)
+
+
+def choose_batch_size(runs: Runs, limit: int = 32) -> int:
+    """How many images a forward-only stage takes at once: at most a quarter of the memory that is free, or `limit`.
+
+    An image takes the encoders up to about 128 MiB at its peak: 64 channels of 256 px, a few times.
+    """
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    if runs.device != "cpu":
+        free = gpus()[int(runs.device.partition(":")[2] or 0)].total // 2
+    return max(1, min(limit, free // 4 // (128 * 2**20)))
 
 
 class ForwardStages:
@@ -113,8 +129,15 @@ class Runs:
     """Faster backends that this machine cannot run, with the reasons."""
 
     def about(self) -> dict[str, str]:
-        """Backend with its version and provider, and precision, for people."""
-        return {"backend": provider_of(self.backend, self.device), "precision": self.precision}
+        """Backend with its version and provider, precision and threads, for people."""
+        about = {"backend": provider_of(self.backend, self.device), "precision": self.precision}
+        if self.device != "cpu":
+            return about
+        if self.backend == "torch":
+            import torch
+
+            return about | {"threads": str(torch.get_num_threads())}
+        return about | {"threads": str(usable_cores())}
 
 
 def settle(backend: str, precision: str, device: str) -> Runs:
@@ -122,6 +145,9 @@ def settle(backend: str, precision: str, device: str) -> Runs:
     check_names(backend, precision)
     place = device_for(device, backend)
     if backend != "auto":
+        reason = why_not(backend, place)
+        if reason is not None:
+            raise UserError(f"backend {backend} cannot run on {place} here: {reason}; see 'faceanon-engine doctor'")
         return Runs(backend, precision, place)
     choice = choose(place, precision)
     return Runs(choice.backend, precision, place, choice.passed_over)

@@ -83,7 +83,7 @@ def why_not(backend: str, device: str) -> str | None:
         from faceanon_engine.engine.sessions.tensorrt_session import load_module
 
         if device == "cpu":
-            return "it runs on an NVIDIA GPU only"
+            return "it runs on an NVIDIA GPU, use --backend onnxruntime or torch"
         try:
             load_module(backend)
         except UserError as error:
