@@ -45,7 +45,7 @@ OPSET = 20
 # small graphs are handier in one file.
 EXTERNAL_BYTES = 64 * 2**20
 # Beyond this the simplifier's copies would be what limits memory, and it finds next to nothing in these graphs.
-SIMPLIFY_BYTES = 512 * 2**20
+SIMPLIFY_BYTES = 192 * 2**20
 
 
 @dataclass(frozen=True)
@@ -115,12 +115,17 @@ def trace_bundle(bundle: Bundle, graph: str, *, image_input: ImageInput = "float
     return trace(bundle.load(get_graph(graph).role), graph, side=side, image_input=image_input)
 
 
-def typed(traced: Traced, precision: Precision, *, simplify: bool = True) -> tuple[ModelProto, bool]:
-    """The graph in that precision, and whether simplifying made it smaller; what was traced is not changed."""
+def typed(traced: Traced, precision: Precision, *, simplify: bool = True, keep: bool = True) -> tuple[ModelProto, bool]:
+    """The graph in that precision, and whether simplifying made it smaller.
+
+    What was traced is used up unless `keep` says that it is still needed.
+    """
     if precision not in PRECISIONS:
         raise UserError(f"unknown precision {precision!r}: use one of {', '.join(PRECISIONS)}")
-    model = ModelProto()
-    model.CopyFrom(traced.model)
+    model = traced.model
+    if keep:
+        model = ModelProto()
+        model.CopyFrom(traced.model)
     model = to_precision(model, precision, traced.islands)
     if not simplify or _weight_bytes(model) > SIMPLIFY_BYTES:
         return model, False
@@ -146,10 +151,12 @@ def export_graph(
     """
     from faceanon_engine.export.verify import verify
 
+    shared = traced is not None
     traced = traced or trace_bundle(bundle, graph, image_input=image_input)
     if traced.graph != graph or traced.image_input != (image_input if get_graph(graph).takes_image else "float"):
         raise ValueError(f"traced is {traced.graph} ({traced.image_input}), asked for is {graph} ({image_input})")
-    with staged(traced, precision, folder, bundle_digest=bundle.digest, simplify=simplify) as staging:
+    digest = bundle.digest
+    with staged(traced, precision, folder, bundle_digest=digest, simplify=simplify, keep=shared) as staging:
         artifact = staging.artifact
         if check:
             artifact = verify(artifact, bundle).artifact
@@ -171,7 +178,7 @@ def export_network(
     from faceanon_engine.export.verify import verify_network
 
     traced = trace(network, graph, side=side, image_input=image_input)
-    with staged(traced, precision, folder, simplify=simplify) as staging:
+    with staged(traced, precision, folder, simplify=simplify, keep=False) as staging:
         del traced
         artifact = staging.artifact
         if check:
@@ -200,10 +207,19 @@ class Staging:
 
 @contextlib.contextmanager
 def staged(
-    traced: Traced, precision: Precision, folder: Path, *, bundle_digest: str = "", simplify: bool = True
+    traced: Traced,
+    precision: Precision,
+    folder: Path,
+    *,
+    bundle_digest: str = "",
+    simplify: bool = True,
+    keep: bool = True,
 ) -> Iterator[Staging]:
-    """The typed graph written beside its later place; what is not published vanishes at the end."""
-    model, slim = typed(traced, precision, simplify=simplify)
+    """The typed graph written beside its later place; what is not published vanishes at the end.
+
+    What was traced is used up unless `keep` says that it is still needed.
+    """
+    model, slim = typed(traced, precision, simplify=simplify, keep=keep)
     stem = artifact_name(traced.graph, precision, traced.image_input)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -252,7 +268,7 @@ def _named(model: ModelProto, wrapped: nn.Module) -> ModelProto:
     machine to machine.
     """
     graph = model.graph
-    layers = {name for name, _ in wrapped.named_modules()}
+    layers = {name for name, module in wrapped.named_modules() if not isinstance(module, nn.ModuleList)} - {""}
     scopes = [_scope(node, layers) for node in graph.node]
     counts: Counter[str] = Counter()
     names: dict[str, str] = {}
@@ -265,7 +281,7 @@ def _named(model: ModelProto, wrapped: nn.Module) -> ModelProto:
     left: dict[str, list[str]] = {}
     for name, index in producer.items():
         used_by = [*consumers.get(name, []), *([""] if name in outputs else [])]
-        layer = _outermost_left(scopes[index], used_by)
+        layer = _outermost_left(scopes[index], used_by, layers)
         if layer and name not in outputs:
             left.setdefault(layer, []).append(name)
     for node, scope in zip(graph.node, scopes, strict=True):
@@ -317,12 +333,12 @@ def _scope(node: onnx.NodeProto, layers: set[str]) -> str:
     return found
 
 
-def _outermost_left(made_in: str, used_by: list[str]) -> str:
-    """The largest layer around `made_in` that holds none of the places where the value is used."""
+def _outermost_left(made_in: str, used_by: list[str], layers: set[str]) -> str:
+    """The largest of the layers around `made_in` that holds none of the places where the value is used, "" for none."""
     parts = made_in.split(".") if made_in else []
     for count in range(1, len(parts) + 1):
         layer = ".".join(parts[:count])
-        if used_by and all(place != layer and not place.startswith(f"{layer}.") for place in used_by):
+        if layer in layers and all(place != layer and not place.startswith(f"{layer}.") for place in used_by):
             return layer
     return ""
 

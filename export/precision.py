@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
@@ -175,8 +174,9 @@ def rounded(model: ModelProto) -> ModelProto:
     del graph.node[:]
     for tensor in graph.initializer:
         if tensor.data_type in FLOATS - {TensorProto.FLOAT}:
-            wide = numpy_helper.to_array(tensor).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
+            # Cast where it is used: the weights themselves may lie in another file.
+            name, tensor.name = tensor.name, f"{tensor.name}:stored"
+            graph.node.append(_cast(tensor.name, name, TensorProto.FLOAT, f"{name}/Cast"))
     for node in nodes:
         graph.node.extend(_rounded(node, kinds))
     return made
@@ -235,8 +235,3 @@ def expose(model: ModelProto, names: Collection[str]) -> ModelProto:
         if name in known - there:
             made.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     return made
-
-
-def as_float32(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-    """Values of any float type, bfloat16 among them, as float32."""
-    return values.astype(np.float32)

@@ -1,0 +1,397 @@
+"""An exported graph held against its network in float64 Torch, on pictures and on random inputs.
+
+Two ways of running it are compared: ONNX Runtime on the CPU as users run it, and, for 16-bit graphs, the same graph in
+float32 with every 16-bit value rounded (`precision.rounded`). The second is the harder one: the CPU provider computes
+runs of float16 operators in float32 without rounding between them, and does not know most operators in bfloat16.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.features import from_uint8
+from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, Precision, Tolerance
+from faceanon_engine.export.precision import expose, rounded
+from faceanon_engine.export.wrappers import run_network, wrap
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+    from faceanon_engine.engine.bundle import Bundle
+
+Array = npt.NDArray[Any]
+
+# Shares of the reference's root mean square. Rounding once to fp32, fp16 or bf16 costs 6e-8, 5e-4 or 4e-3 at most;
+# these leave room for a few dozen layers of it: two to three times what the demo bundle and networks of the FFHQ shapes
+# with random weights were measured to need.
+TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(maximum=1e-5, relative=2e-6),
+    "fp16": Tolerance(maximum=2e-2, relative=4e-3),
+    "bf16": Tolerance(maximum=1.5e-1, relative=3e-2),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Errors of one way of running the graph on one kind of inputs.
+
+    inputs: "samples" (pictures, or codes made of them) or "random". run: "onnxruntime" or "rounded". maximum_absolute,
+    mean_absolute: of all differences. maximum, relative: as `Tolerance` has them.
+    """
+
+    inputs: str
+    run: str
+    count: int
+    maximum_absolute: float
+    mean_absolute: float
+    maximum: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What verification found; `artifact` is the one given with the tolerance asked for and the errors reached."""
+
+    artifact: Artifact
+    findings: tuple[Finding, ...]
+    not_run: str
+    """Why ONNX Runtime on the CPU did not run the graph itself; empty when it did."""
+
+
+def tolerance_for(graph: str, precision: Precision) -> Tolerance:
+    """What a graph of that precision has to keep."""
+    return TOLERANCES[precision]
+
+
+def verify(
+    artifact: Artifact, bundle: Bundle, *, images: Array | None = None, tolerance: Tolerance | None = None
+) -> Report:
+    """Hold an exported graph of a bundle against the bundle's network.
+
+    `images` float32 [N, 3, R, R] in [-1, 1] or uint8 [N, R, R, 3] take the place of the sample pictures. Raises
+    UserError when the artifact is damaged, is another bundle's, or misses the tolerance, naming the first layer beyond
+    it.
+    """
+    artifact.check()
+    if artifact.bundle_digest != bundle.digest:
+        raise UserError(f"{artifact.path} was exported from another bundle than {bundle.name!r}: export it again")
+    graph = GRAPHS[artifact.graph]
+    side = int(bundle.networks["generator"]["config"]["resolution"])
+    samples = _pictures(bundle, side) if images is None else _as_float(images)
+    inputs = _inputs_of(bundle, artifact, samples)
+    return _verify(artifact, bundle.load(graph.role), inputs, tolerance, owned=True)
+
+
+def verify_network(
+    artifact: Artifact,
+    network: nn.Module,
+    inputs: Mapping[str, Array] | None = None,
+    *,
+    tolerance: Tolerance | None = None,
+) -> Report:
+    """Hold an exported graph against its network, on random inputs unless some are given by kind; see `verify`."""
+    artifact.check()
+    if inputs is None:
+        inputs = {"random": random_inputs(artifact, network, 2)}
+    return _verify(artifact, network, inputs, tolerance, owned=False)
+
+
+def _verify(
+    artifact: Artifact, network: nn.Module, inputs: Mapping[str, Array], tolerance: Tolerance | None, *, owned: bool
+) -> Report:
+    tolerance = tolerance or tolerance_for(artifact.graph, artifact.precision)
+    wide = in_float64(network, owned=owned)
+    expected = {kind: _reference(wide, artifact, values) for kind, values in inputs.items()}
+    del wide
+    findings: list[Finding] = []
+    not_run = ""
+    for run in ("onnxruntime", *(["rounded"] if artifact.precision != "fp32" else [])):
+        try:
+            session = _Runner(artifact) if run == "onnxruntime" else _Runner(artifact, rounded(_skeleton(artifact)))
+        except UserError:
+            raise
+        except Exception as error:
+            # The provider's own exception types are not part of its interface.
+            if run == "rounded" or artifact.precision != "bf16":
+                raise UserError(f"{artifact.path} cannot be run by ONNX Runtime ({_line(error)})") from error
+            not_run = _line(error)
+            continue
+        for kind, values in inputs.items():
+            # The batch is free: all at once, and one alone.
+            found = session(values)
+            findings.append(_finding(kind, run, found, expected[kind]))
+            if len(values) > 1:
+                alone = _finding(kind, run, session(values[:1]), expected[kind][:1])
+                findings[-1] = _worse(findings[-1], alone)
+        del session
+    for finding in findings:
+        if not (finding.maximum <= tolerance.maximum and finding.relative <= tolerance.relative):
+            raise UserError(_miss(artifact, network, inputs[finding.inputs], finding, tolerance))
+    reached = {
+        "maximum": max(each.maximum for each in findings),
+        "relative": max(each.relative for each in findings),
+        "maximum_absolute": max(each.maximum_absolute for each in findings),
+        "mean_absolute": max(each.mean_absolute for each in findings),
+        "findings": [asdict(each) for each in findings],
+        "not_run": not_run,
+    }
+    tools = {**artifact.tools, "onnxruntime": _runtime_version()}
+    return Report(replace(artifact, asked=tolerance, reached=reached, tools=tools), tuple(findings), not_run)
+
+
+# --- the reference --------------------------------------------------------------------------------------------------
+
+
+def in_float64(network: nn.Module, *, owned: bool) -> nn.Module:
+    """The network in float64; the one given is changed when it is `owned`, otherwise it is copied."""
+    network = network if owned else copy.deepcopy(network)
+    # A frozen generator keeps constants that were rounded to float32: forgotten here, computed again in float64.
+    network = network.train().double().eval().requires_grad_(False)
+    freeze = getattr(network, "freeze", None)
+    if freeze is not None:
+        freeze()
+    return network
+
+
+@torch.no_grad()
+def _reference(network: nn.Module, artifact: Artifact, values: Array) -> Array:
+    """What the float64 network gives for the graph's inputs, one at a time, float64."""
+    outputs = []
+    for value in values:
+        tensor = torch.from_numpy(value[None])
+        if tensor.dtype == torch.uint8:
+            tensor = tensor.permute(0, 3, 1, 2).double() / 127.5 - 1
+        outputs.append(run_network(network, artifact.graph, tensor.double()).numpy())
+    return np.concatenate(outputs)
+
+
+# --- inputs ---------------------------------------------------------------------------------------------------------
+
+
+def random_inputs(artifact: Artifact, network: nn.Module, count: int, seed: int = 0) -> Array:
+    """Inputs that no picture looks like: noise, and for images also blotches; codes around the average."""
+    random = torch.Generator().manual_seed(seed)
+    spec = next(iter(artifact.inputs.values()))
+    shape = [int(size) for size in spec.shape[1:]]
+    kind = GRAPHS[artifact.graph].input
+    config: Any = network.config
+    if kind == "z":
+        return torch.randn(count, *shape, generator=random).numpy()
+    if kind == "w_plus":
+        w_avg: Any = network.w_avg
+        return (w_avg.float() + torch.randn(count, *shape, generator=random)).numpy()
+    side = shape[1]
+    noise = torch.rand(count, 3, side, side, generator=random) * 2 - 1
+    coarse = torch.randn(count, 3, 8, 8, generator=random)
+    blotches = F.interpolate(coarse, (side, side), mode="bicubic", align_corners=False).clamp(-1, 1)
+    images = torch.where((torch.arange(count) % 2 == 0)[:, None, None, None], blotches, noise)
+    del config
+    return _to_pixels(images) if spec.dtype == "uint8" else images.numpy()
+
+
+def _inputs_of(bundle: Bundle, artifact: Artifact, samples: Array) -> dict[str, Array]:
+    """Inputs of the graph by kind, made of the sample pictures and at random."""
+    graph = GRAPHS[artifact.graph]
+    spec = next(iter(artifact.inputs.values()))
+    side = samples.shape[-1]
+    count = 6 if side <= 128 else 2
+    samples = samples[: count + 2]
+    if not graph.takes_image:
+        generator = bundle.generator()
+        z = torch.randn(count, generator.config.z_dim, generator=torch.Generator().manual_seed(0))
+        if graph.input == "z":
+            return {"random": z.numpy()}
+        with torch.no_grad():
+            codes = generator.broadcast(generator.mapping(z)).contiguous()
+            inverted = bundle.inverter()(torch.from_numpy(samples))
+        return {"samples": inverted.numpy(), "random": codes.numpy()}
+    noise = random_inputs(artifact, bundle.load(graph.role), count)
+    return {"samples": _to_pixels(torch.from_numpy(samples)) if spec.dtype == "uint8" else samples, "random": noise}
+
+
+def _pictures(bundle: Bundle, side: int) -> Array:
+    """Pictures float32 [N, 3, side, side]: the samples that come with the source, or the generator's own."""
+    from PIL import Image, ImageOps
+
+    from faceanon_engine.engine.bundle import demo_path
+
+    files = sorted((demo_path().parent / "samples").glob("person-*.*"))[:8]
+    if files:
+        pixels = []
+        for file in files:
+            with Image.open(file) as image:
+                pixels.append(np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS)))
+        return from_uint8(torch.from_numpy(np.stack(pixels))).numpy()
+    generator = bundle.generator()
+    with torch.no_grad():
+        z = torch.randn(8 if side <= 128 else 2, generator.config.z_dim, generator=torch.Generator().manual_seed(1))
+        return torch.cat([generator(each[None], 0.7) for each in z]).clamp(-1, 1).numpy()
+
+
+def _as_float(images: Array) -> Array:
+    if images.dtype == np.uint8:
+        return from_uint8(torch.from_numpy(images)).numpy()
+    return images.astype(np.float32)
+
+
+def _to_pixels(images: Tensor) -> Array:
+    from faceanon_engine.engine.features import to_uint8
+
+    return to_uint8(images).numpy()
+
+
+# --- running --------------------------------------------------------------------------------------------------------
+
+
+class _Runner:
+    """The graph in ONNX Runtime on the CPU; a model given in its stead may keep its weights in the artifact's files."""
+
+    def __init__(self, artifact: Artifact, model: onnx.ModelProto | None = None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        # Waiting threads sleep: verification is not what a machine is there for.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        source: str | bytes = str(artifact.path)
+        if model is not None:
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(artifact.path.parent)
+            )
+            source = model.SerializeToString()
+        self.session: onnxruntime.InferenceSession = onnxruntime.InferenceSession(
+            source, options, providers=["CPUExecutionProvider"]
+        )
+        self.input = next(iter(artifact.inputs))
+        self.output = next(iter(artifact.outputs))
+
+    def __call__(self, values: Array) -> Array:
+        return self.session.run([self.output], {self.input: values})[0]
+
+    def all(self, values: Array) -> dict[str, Array]:
+        """Every output by name."""
+        names = [output.name for output in self.session.get_outputs()]
+        return dict(zip(names, self.session.run(names, {self.input: values}), strict=True))
+
+
+def _skeleton(artifact: Artifact) -> onnx.ModelProto:
+    """The graph without the weights that lie in other files."""
+    return onnx.load(str(artifact.path), load_external_data=False)
+
+
+def _finding(kind: str, run: str, found: Array, expected: Array) -> Finding:
+    if found.shape != expected.shape:
+        raise UserError(f"the graph gives {found.shape}, its network {expected.shape}: export it again")
+    maximum, relative, difference = _shares(found, expected)
+    return Finding(
+        kind, run, len(found), float(difference.max()), float(difference.mean()), maximum=maximum, relative=relative
+    )
+
+
+def _shares(found: Array, expected: Array) -> tuple[float, float, Array]:
+    """Largest and root mean square difference as shares of the reference's root mean square; all differences."""
+    difference = np.abs(found.astype(np.float64) - expected)
+    # What is not a number is as wrong as can be, and must not pass a comparison.
+    difference = np.where(np.isnan(difference), np.inf, difference)
+    scale = max(float(np.sqrt(np.square(expected, dtype=np.float64).mean())), 1e-30)
+    return float(difference.max() / scale), float(np.sqrt(np.square(difference).mean()) / scale), difference
+
+
+def _worse(a: Finding, b: Finding) -> Finding:
+    return replace(a, maximum=max(a.maximum, b.maximum), relative=max(a.relative, b.relative))
+
+
+# --- where it goes wrong --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """A layer's output against float64, as `Tolerance` has it."""
+
+    layer: str
+    maximum: float
+    relative: float
+
+
+@torch.no_grad()
+def layer_errors(artifact: Artifact, network: nn.Module, value: Array) -> list[LayerError]:
+    """The errors of every layer whose output the graph still has, in the order they are computed, for one input.
+
+    16-bit graphs are run with every value rounded.
+    """
+    spec = next(iter(artifact.inputs.values()))
+    side = int(spec.shape[-2]) if GRAPHS[artifact.graph].takes_image else 0
+    wide = wrap(in_float64(network, owned=False), artifact.graph, side=side, image_input=artifact.image_input)
+    outputs: dict[str, Array] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                outputs[name] = output.float().numpy()
+
+        return hook
+
+    for name, module in wide.named_modules():
+        if name:
+            module.register_forward_hook(keep(name))
+    tensor = torch.from_numpy(value)
+    wide(tensor if tensor.dtype == torch.uint8 else tensor.double())
+    del wide
+    model = expose(rounded(_skeleton(artifact)), outputs)
+    order = {name: index for index, node in enumerate(model.graph.node) for name in node.output}
+    found = _Runner(artifact, model).all(value)
+    errors = []
+    for name in sorted(found.keys() & outputs.keys(), key=order.__getitem__):
+        if found[name].shape == outputs[name].shape:
+            maximum, relative, _ = _shares(found[name], outputs[name])
+            errors.append(LayerError(name, maximum, relative))
+    return errors
+
+
+def _miss(artifact: Artifact, network: nn.Module, values: Array, finding: Finding, tolerance: Tolerance) -> str:
+    """The line for a graph that misses its tolerance."""
+    error = (
+        f"largest error {finding.maximum:.2g} and root mean square {finding.relative:.2g} of the output's own, "
+        f"allowed are {tolerance.maximum:.2g} and {tolerance.relative:.2g}"
+    )
+    # A layer's largest error is often a larger share than its output's: it is looked at when nothing else was missed.
+    by_maximum = finding.relative <= tolerance.relative
+    where = "no layer before the output is beyond that"
+    for value in values:
+        for layer in layer_errors(artifact, network, value[None]):
+            within = layer.maximum <= tolerance.maximum if by_maximum else layer.relative <= tolerance.relative
+            if not within:
+                where = f"the first layer beyond that is {layer.layer} ({layer.maximum:.2g} and {layer.relative:.2g})"
+                break
+        else:
+            continue
+        break
+    what = f"graph {artifact.graph} in {artifact.precision} misses its tolerance on {finding.inputs} inputs"
+    advice = {"fp32": "export it again", "fp16": "use --precision bf16 or fp32", "bf16": "use --precision fp16 or fp32"}
+    return f"{what} ({finding.run}): {error}; {where}: {advice[artifact.precision]}"
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _runtime_version() -> str:
+    for package in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            return version(package)
+        except Exception:
+            continue
+    return ""
