@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "pair": ("faceanon_engine.cli.stages", "pair", "The nearest generated faces of images, to a file."),
     "pool": ("faceanon_engine.cli.pool", "pool", "Make and list pools of generated faces."),
     "models": ("faceanon_engine.cli.models", "models", "Import, fetch, list and verify bundles of networks."),
+    "build": ("faceanon_engine.cli.build", "build", "Export the networks and build engines of them, ahead of time."),
     "bench": ("faceanon_engine.cli.bench", "bench", "What the networks and the optimisation cost on this machine."),
     "doctor": ("faceanon_engine.cli.doctor", "doctor", "What this machine can do."),
     "demo": ("faceanon_engine.cli.demo", "demo", "Draw synthetic people to try things on."),

@@ -1,0 +1,298 @@
+"""`faceanon-engine build`: networks become exported graphs and engines, ahead of time."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from faceanon_engine.cli import options
+from faceanon_engine.cli.console import error_console, output_console, print_json
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.export.build import Watcher
+
+if TYPE_CHECKING:
+    from faceanon_engine.export.build import Built, Item, Request
+
+
+def _names(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Names with commas between them, each once."""
+    return tuple(dict.fromkeys(name.strip() for name in (value or "").split(",") if name.strip()))
+
+
+def _gibibytes(_context: click.Context, _parameter: click.Parameter, value: float | None) -> int | None:
+    return None if value is None else int(value * 2**30)
+
+
+@click.command()
+@options.bundle
+@click.option(
+    "--networks",
+    callback=_names,
+    metavar="NAME,...",
+    help="Graphs (mapping, synthesis, inverter, identity, attributes, attribute_tokens) or roles.  [default: all]",
+)
+@click.option(
+    "--backend",
+    "backends",
+    callback=_names,
+    metavar="NAME,...",
+    help="onnxruntime, tensorrt, tensorrt-rtx.  [default: all that can be built here]",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    callback=_names,
+    default="fp32",
+    show_default=True,
+    metavar="fp32|fp16|bf16,...",
+    help="What the networks compute in.",
+)
+@click.option(
+    "--batch",
+    default="1,8,64",
+    show_default=True,
+    metavar="MIN,OPT,MAX",
+    help="Batch sizes an engine serves; one number is a fixed size, which is replayed as a CUDA graph.",
+)
+@click.option(
+    "--target",
+    "targets",
+    callback=_names,
+    metavar="sm_89,...",
+    help="GPUs to build for ahead of time; + joins those that share an engine.  [default: one for all from sm_80]",
+)
+@click.option(
+    "--image-input", type=click.Choice(["float", "uint8"]), default="float", show_default=True, help="Images."
+)
+@click.option("--version-compatible", is_flag=True, help="Later versions of TensorRT run the engine (not for RTX).")
+@click.option("--hardware-compatible", is_flag=True, help="Later GPUs run the engine, at some cost in speed.")
+@click.option("--refittable", is_flag=True, help="The engine's weights can be replaced; needs a GPU to build.")
+@click.option("--strip-weights", is_flag=True, help="Leave out the weights, put back on opening; needs a GPU to build.")
+@click.option("--optimization-level", type=click.IntRange(0, 5), metavar="0..5", help="More is slower to build.")
+@click.option(
+    "--workspace", callback=_gibibytes, type=click.FloatRange(min=0), metavar="GIB", help="At most, a kernel."
+)
+@click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="In place of the user's cache.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    default=Path("build-report.json"),
+    show_default=True,
+    metavar="FILE",
+    help="What was built, as JSON.",
+)
+@click.option("--force", is_flag=True, help="Build again what is there.")
+@click.option("--dry-run", is_flag=True, help="List what would be built; build nothing.")
+@click.option(
+    "--inspect",
+    type=click.Path(path_type=Path),
+    metavar="ENGINE",
+    help="Print the layers, precisions and sizes of a built file, and do nothing else.",
+)
+@options.as_json
+@options.log_level
+@click.pass_context
+def build(
+    context: click.Context,
+    bundle: str | None,
+    networks: tuple[str, ...],
+    backends: tuple[str, ...],
+    precisions: tuple[str, ...],
+    batch: str,
+    targets: tuple[str, ...],
+    image_input: Any,
+    version_compatible: bool,
+    hardware_compatible: bool,
+    refittable: bool,
+    strip_weights: bool,
+    optimization_level: int | None,
+    workspace: int | None,
+    output: Path | None,
+    report: Path,
+    force: bool,
+    dry_run: bool,
+    inspect: Path | None,
+    as_json: bool,
+) -> None:
+    """Export the networks of a bundle to verified ONNX graphs and build TensorRT engines of them.
+
+    What is there and still right is kept. Without a GPU, graphs for ONNX Runtime and, with tensorrt-rtx installed,
+    engines for the GPUs named are built.
+
+    Exit code: 0 done, 1 something could not be built, 2 usage or environment, 130 interrupted.
+    """
+    if inspect is not None:
+        _show(inspect, as_json)
+        return
+    from faceanon_engine.engine.bundle import Bundle
+    from faceanon_engine.engine.engine_cache import EngineCache, EngineOptions
+    from faceanon_engine.export import build as building
+
+    request = building.Request(
+        networks=networks,
+        backends=backends,
+        precisions=precisions,  # type: ignore[arg-type]
+        profile=_profile(batch),
+        targets=targets,
+        image_input=image_input,
+        options=EngineOptions(
+            version_compatible, hardware_compatible, refittable, strip_weights, optimization_level, workspace
+        ),
+        force=force,
+    )
+    items = building.plan(request)
+    opened = Bundle.open(bundle)
+    cache = EngineCache(output)
+    if dry_run:
+        for item in items:
+            click.echo(f"would build: {item.title}")
+        click.echo(f"{len(items)} to build of bundle {opened.name} into {cache.root}; nothing was built")
+        return
+    _refuse_unwritable(report)
+    with _Progress() as progress:
+        built = building.run(opened, request, items, cache, progress)
+    _write_report(report, opened, request, built)
+    failed = [each for each in built if each.error is not None]
+    code = 1 if failed else 0
+    if as_json:
+        print_json({"report": str(report), "built": [asdict(each) for each in built], "exit_code": code})
+    else:
+        _print_table(built)
+        console = output_console()
+        for each in failed:
+            console.print(f"failed: {each.error}", markup=False, soft_wrap=True)
+        console.print(f"{len(built) - len(failed)} built, {len(failed)} failed; report: {report}", markup=False)
+    context.exit(code)
+
+
+def _profile(text: str) -> Any:
+    from faceanon_engine.engine.sessions.session import Profile
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts) or len(parts) not in (1, 3):
+        raise UserError(f"batch {text!r}: give one number, or a least, a usual and a largest such as 1,8,64")
+    sizes = [int(part) for part in parts]
+    return Profile(*(sizes * 3 if len(sizes) == 1 else sizes))
+
+
+def _refuse_unwritable(report: Path) -> None:
+    if not report.absolute().parent.is_dir():
+        raise UserError(f"the folder of {report} does not exist: make it first, or give another --report")
+
+
+def _write_report(path: Path, bundle: Any, request: Request, built: list[Built]) -> None:
+    from faceanon_engine.engine.doctor import examine
+    from faceanon_engine.export.build import write_report
+
+    found = examine()
+    machine = {key: found[key] for key in ("faceanon_engine", "python", "system", "cpu", "packages", "driver", "gpus")}
+    write_report(path, bundle, request, built, machine)
+
+
+class _Progress(Watcher):
+    """A bar for every item, on a terminal; elsewhere a line when it is done."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._console = error_console()
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[detail]}", markup=False),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._tasks: dict[Item, Any] = {}
+
+    def __enter__(self) -> _Progress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def begin(self, item: Item) -> None:
+        # How long exporting takes nobody knows beforehand: the bar moves, and fills when TensorRT tells its share.
+        self._tasks[item] = self._progress.add_task(item.title, total=None, detail="")
+
+    def share(self, item: Item, share: float) -> None:
+        self._progress.update(self._tasks[item], total=1.0, completed=share, detail=f"{100 * share:3.0f} %")
+
+    def end(self, item: Item, built: Built) -> None:
+        state = "failed" if built.error else "kept" if built.reused else f"{built.seconds:.1f} s"
+        self._progress.update(self._tasks[item], total=1.0, completed=1.0, detail=state)
+        if self._progress.disable:
+            self._console.print(f"{item.title}: {state}", markup=False)
+
+
+def _print_table(built: list[Built]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("network", "precision", "backend", "for"):
+        table.add_column(heading)
+    for heading in ("size", "build", "max error", "mean error", "images/s"):
+        table.add_column(heading, justify="right")
+    for each in built:
+        if each.error is not None:
+            size, seconds = "", "failed"
+        else:
+            size, seconds = f"{(each.bytes or 0) / 1e6:.1f} MB", "kept" if each.reused else f"{each.seconds:.1f} s"
+        rate = "" if each.throughput is None else f"{each.throughput:.0f}"
+        table.add_row(
+            *(Text(part) for part in (each.graph, each.precision, each.backend, each.architecture or "")),
+            size,
+            seconds,
+            "" if each.maximum_error is None else f"{each.maximum_error:.1e}",
+            "" if each.mean_error is None else f"{each.mean_error:.1e}",
+            rate or ("not run" if each.not_run else ""),
+        )
+    console = output_console()
+    console.print(table)
+    reasons = dict.fromkeys(
+        f"{each.backend} was not run: {each.not_run}; the errors are its graph's, on the CPU"
+        for each in built
+        if each.not_run
+    )
+    for reason in reasons:
+        console.print(reason, markup=False, soft_wrap=True)
+
+
+def _show(path: Path, as_json: bool) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from faceanon_engine.export.inspect import inspect
+
+    contents = inspect(path)
+    if as_json:
+        print_json(asdict(contents))
+        return
+    console = output_console()
+    for name, value in contents.facts.items():
+        console.print(f"{name}: {value}", markup=False, soft_wrap=True)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("layer", "type", "precision", "output"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("weights", justify="right")
+    for layer in contents.layers:
+        shape = "x".join("N" if size == -1 else str(size) for size in layer.shape)
+        weights = f"{layer.weights / 1024:.1f} KiB" if layer.weights else ""
+        table.add_row(*(Text(part) for part in (layer.name, layer.type, layer.precision, shape)), weights)
+    console.print(table)
+    by_precision: dict[str, int] = {}
+    for layer in contents.layers:
+        by_precision[layer.precision] = by_precision.get(layer.precision, 0) + 1
+    counts = ", ".join(f"{count} {name or 'of no type'}" for name, count in sorted(by_precision.items()))
+    total = sum(layer.weights for layer in contents.layers)
+    console.print(
+        f"{len(contents.layers)} layers ({counts}), {total / 1e6:.1f} MB of weights; from {contents.source}",
+        markup=False,
+        soft_wrap=True,
+    )

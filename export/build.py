@@ -1,0 +1,362 @@
+"""Building what was asked for of a bundle: every network, precision, backend and target, one after the other."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from faceanon_engine.engine.bundle import ROLES, Bundle
+from faceanon_engine.engine.engine_cache import EngineCache, EngineOptions
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.sessions.cuda_driver import Gpu, gpus
+from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, ImageInput, Precision, get_graph, write_whole
+from faceanon_engine.engine.sessions.opening import Wanted, check_names, open_session, why_not, why_not_prepared
+from faceanon_engine.engine.sessions.session import Profile, Session
+from faceanon_engine.engine.sessions.tensorrt_session import load_module
+from faceanon_engine.export.prepare import prepare_engine
+from faceanon_engine.export.tensorrt import architectures
+
+if TYPE_CHECKING:
+    from faceanon_engine.export.onnx_export import Traced
+
+logger = logging.getLogger(__name__)
+
+REPORT_FORMAT = 1
+ENGINE_BACKENDS = ("tensorrt", "tensorrt-rtx")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to build. networks: names of graphs or of a bundle's roles; backends, precisions, targets: each once."""
+
+    networks: Sequence[str] = ()
+    """Empty for all."""
+    backends: Sequence[str] = ()
+    """Empty for everything that can be built here."""
+    precisions: Sequence[Precision] = ("fp32",)
+    profile: Profile = field(default_factory=Profile)
+    targets: Sequence[str] = ()
+    image_input: ImageInput = "float"
+    options: EngineOptions = field(default_factory=EngineOptions)
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to build: an exported graph (backend onnxruntime) or an engine for an architecture."""
+
+    graph: str
+    precision: Precision
+    backend: str
+    architecture: str | None
+
+    @property
+    def title(self) -> str:
+        """For a progress bar."""
+        where = "" if self.architecture is None else f" {self.architecture}"
+        return f"{self.graph} {self.precision} {self.backend}{where}"
+
+
+@dataclass(frozen=True)
+class Built:
+    """What became of an item.
+
+    maximum_error, mean_error: largest and mean absolute difference from float64 Torch; measured_on says what ran.
+    throughput: images a second at batch `throughput_batch`, None where it cannot run here.
+    """
+
+    graph: str
+    precision: str
+    backend: str
+    architecture: str | None
+    path: str | None
+    bytes: int | None
+    seconds: float
+    reused: bool
+    maximum_error: float | None = None
+    mean_error: float | None = None
+    measured_on: str | None = None
+    throughput: float | None = None
+    throughput_batch: int | None = None
+    not_run: str | None = None
+    """Why it was not run here."""
+    error: str | None = None
+    """Why it could not be built."""
+
+
+class Watcher:
+    """What is told while building; every method may be overridden, none needs to be."""
+
+    def begin(self, item: Item) -> None:
+        """An item begins; what follows it may be long."""
+
+    def share(self, item: Item, share: float) -> None:
+        """The share of the item that is done, 0 to 1."""
+
+    def end(self, item: Item, built: Built) -> None:
+        """An item is done, or could not be."""
+
+
+def plan(request: Request) -> list[Item]:
+    """The items of a request, in their order; nothing is built.
+
+    Raises UserError for unknown names, for a backend asked for that cannot be built for here, and for a target that the
+    backend does not have.
+    """
+    for precision in request.precisions:
+        check_names("auto", precision)
+    graphs = graphs_of(request.networks)
+    here = gpus()[0] if gpus() else None
+    chosen = list(request.backends) or [name for name in ("onnxruntime", *ENGINE_BACKENDS) if _buildable(name, here)]
+    places: dict[str, Sequence[str | None]] = {}
+    for backend in chosen:
+        check_names(backend, "fp32")
+        if backend in ("auto", "torch"):
+            raise UserError(
+                f"there is nothing to build for backend {backend!r}: name onnxruntime or an engine's backend"
+            )
+        if backend == "onnxruntime":
+            places[backend] = [None]
+        elif request.backends or not request.targets or backend == "tensorrt-rtx":
+            # Without names, targets are meant for the backend that builds ahead of time.
+            places[backend] = architectures(backend, list(request.targets), here, load_module(backend))
+    if request.targets and not any(name in ENGINE_BACKENDS for name in places):
+        raise UserError(
+            "--target names GPUs and nothing is built for any: pip install tensorrt-rtx-cu13, or leave it out"
+        )
+    return [
+        Item(graph, precision, backend, place)
+        for graph in graphs
+        for precision in request.precisions
+        for backend, found in places.items()
+        for place in found
+    ]
+
+
+def graphs_of(networks: Iterable[str]) -> list[str]:
+    """Graphs by their names or those of their roles, in the usual order; all where none is named."""
+    wanted: set[str] = set()
+    for name in networks:
+        if name in ROLES:
+            wanted |= {graph.name for graph in GRAPHS.values() if graph.role == name}
+        else:
+            wanted.add(get_graph(name).name)
+    return [name for name in GRAPHS if name in wanted or not wanted]
+
+
+def _buildable(backend: str, gpu: Gpu | None) -> bool:
+    if backend == "onnxruntime":
+        return True
+    try:
+        load_module(backend)
+    except UserError as error:
+        logger.info("%s", error)
+        return False
+    return backend != "tensorrt" or gpu is not None
+
+
+def run(
+    bundle: Bundle, request: Request, items: Sequence[Item], cache: EngineCache, watcher: Watcher | None = None
+) -> list[Built]:
+    """Build the items; one that cannot be built has its error, and the others are built all the same."""
+    watcher = watcher or Watcher()
+    exporter = _Exporter(bundle, request, cache)
+    found: list[Built] = []
+    for item in items:
+        watcher.begin(item)
+        started = time.monotonic()
+        try:
+            built = _build(bundle, request, item, cache, exporter, watcher)
+        except UserError as error:
+            seconds = time.monotonic() - started
+            built = Built(**_names(item), path=None, bytes=None, seconds=seconds, reused=False, error=str(error))
+        found.append(built)
+        watcher.end(item, built)
+    return found
+
+
+def _names(item: Item) -> dict[str, Any]:
+    return asdict(item)
+
+
+class _Exporter:
+    """Exports each graph at most once in each precision, and traces it once for all of them."""
+
+    def __init__(self, bundle: Bundle, request: Request, cache: EngineCache) -> None:
+        self._bundle, self._request, self._cache = bundle, request, cache
+        self._traced: tuple[str, Traced] | None = None
+        self._done: dict[tuple[str, str], tuple[Artifact, float]] = {}
+        self._failed: dict[tuple[str, str], UserError] = {}
+
+    def artifact(self, graph: str, precision: Precision) -> tuple[Artifact, float]:
+        """The exported graph, and the seconds that exporting took; 0.0 where it was there."""
+        key = (graph, precision)
+        if key in self._failed:
+            raise self._failed[key]
+        if key not in self._done:
+            try:
+                self._done[key] = self._export(graph, precision)
+            except UserError as error:
+                self._failed[key] = error
+                raise
+        return self._done[key]
+
+    def _export(self, graph: str, precision: Precision) -> tuple[Artifact, float]:
+        seconds = 0.0
+
+        def export(folder: Path) -> Artifact:
+            nonlocal seconds
+            reason = why_not_prepared()
+            if reason is not None:
+                raise UserError(reason)
+            from faceanon_engine.export.onnx_export import export_graph, trace_bundle
+
+            started = time.monotonic()
+            image_input = self._request.image_input
+            if self._traced is None or self._traced[0] != graph:
+                self._traced = (graph, trace_bundle(self._bundle, graph, image_input=image_input))
+            artifact: Artifact = export_graph(
+                self._bundle, graph, precision, folder, image_input=image_input, traced=self._traced[1]
+            )
+            seconds = time.monotonic() - started
+            return artifact
+
+        request = self._request
+        artifact = self._cache.ensure_graph(
+            self._bundle.digest, graph, precision, export, image_input=request.image_input, force=request.force
+        )
+        return artifact, seconds
+
+
+def _build(
+    bundle: Bundle, request: Request, item: Item, cache: EngineCache, exporter: _Exporter, watcher: Watcher
+) -> Built:
+    artifact, exported = exporter.artifact(item.graph, item.precision)
+    reached = artifact.reached
+    errors: dict[str, Any] = {
+        "maximum_error": reached.get("maximum_absolute"),
+        "mean_error": reached.get("mean_absolute"),
+        "measured_on": "the graph on the CPU" if reached else None,
+    }
+    wanted = Wanted(item.graph, item.backend, item.precision, "cpu", request.profile, request.image_input)  # type: ignore[arg-type]
+    if item.backend == "onnxruntime":
+        made: dict[str, Any] = {
+            "path": str(artifact.path),
+            "bytes": artifact.bytes,
+            "seconds": exported,
+            "reused": not exported,
+        }
+    else:
+        built_now = False
+
+        def progress(share: float) -> None:
+            nonlocal built_now
+            built_now = True
+            watcher.share(item, share)
+
+        entry = prepare_engine(
+            artifact,
+            wanted,
+            item.architecture or "",
+            cache,
+            options=request.options,
+            force=request.force,
+            progress=progress,
+        )
+        made = {
+            "path": str(entry.path),
+            "bytes": entry.bytes,
+            "seconds": float(entry.details["seconds"]) if built_now else 0.0,
+            "reused": not built_now,
+        }
+    ran = _try(bundle, item, request, cache, artifact)
+    return Built(**_names(item), **made, **{**errors, **ran})
+
+
+def _try(bundle: Bundle, item: Item, request: Request, cache: EngineCache, artifact: Artifact) -> dict[str, Any]:
+    """Run what was built, where this machine can: throughput, and for engines the errors they have themselves."""
+    here = gpus()[0] if gpus() else None
+    device = "cpu" if here is None else "cuda:0"
+    if item.backend == "onnxruntime" and why_not("onnxruntime", device) is not None:
+        device = "cpu"
+    if item.backend != "onnxruntime":
+        reason = "there is no GPU here" if here is None else why_not(item.backend, device)
+        if reason is None and here is not None and item.architecture not in (here.architecture, "portable"):
+            reason = f"it is for {item.architecture}, here is {here.architecture}"
+        if reason is not None:
+            return {"not_run": reason}
+    try:
+        with open_session(
+            bundle,
+            item.graph,
+            backend=item.backend,
+            precision=item.precision,
+            device=device,
+            profile=None if item.backend == "onnxruntime" else request.profile,
+            image_input=request.image_input,
+            cache=cache,
+        ) as session:
+            inputs = _inputs(session, request.profile.opt)
+            found: dict[str, Any] = {
+                "throughput": _throughput(session, inputs),
+                "throughput_batch": len(inputs),
+            }
+            if item.backend != "onnxruntime" or device != "cpu":
+                found |= _errors(bundle, item, session, inputs[:4], request.image_input)
+    except UserError as error:
+        return {"not_run": str(error)}
+    return found
+
+
+def _inputs(session: Session, count: int) -> Any:
+    """Random inputs of a session: noise as pictures, normal values as codes."""
+    random = np.random.default_rng(0)
+    shape = (count, *(int(size) for size in session.input.shape[1:]))
+    if session.input.dtype == "uint8":
+        return random.integers(0, 256, shape, dtype=np.uint8)
+    if len(shape) == 4:
+        return random.uniform(-1, 1, shape).astype(np.float32)
+    return random.standard_normal(shape).astype(np.float32)
+
+
+def _throughput(session: Session, inputs: Any) -> float:
+    """Images a second, host to host: the median run of about half a second."""
+    from faceanon_engine.engine.measure import Budget, host_probe, measure_interleaved, summarise
+
+    budget = Budget(warmup_seconds=0.05, min_seconds=0.5, min_iterations=3, max_seconds=10.0, rounds=1)
+    samples = measure_interleaved({"run": host_probe(lambda: session.run(inputs))}, budget)["run"]
+    return len(inputs) / (summarise(samples.milliseconds()).p50 / 1000)
+
+
+def _errors(bundle: Bundle, item: Item, session: Session, inputs: Any, image_input: ImageInput) -> dict[str, Any]:
+    """Differences of a session from the network in float32 Torch on the CPU."""
+    with open_session(bundle, item.graph, backend="torch", device="cpu", image_input=image_input) as reference:
+        difference = np.abs(session.run(inputs).astype(np.float64) - reference.run(inputs))
+    about = session.describe()
+    return {
+        "maximum_error": float(difference.max()),
+        "mean_error": float(difference.mean()),
+        "measured_on": f"{about} on {about.device}, against torch in float32",
+    }
+
+
+def write_report(path: Path, bundle: Bundle, request: Request, built: Sequence[Built], machine: dict[str, Any]) -> None:
+    """Write what was built as JSON, whole or not at all; raises UserError when it cannot be written."""
+    content = {
+        "format": REPORT_FORMAT,
+        "bundle": {"name": bundle.name, "digest": bundle.digest, "path": str(bundle.path)},
+        "request": asdict(request),
+        "machine": machine,
+        "built": [asdict(each) for each in built],
+    }
+    try:
+        write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): give another --report") from None
