@@ -37,6 +37,9 @@ def doctor(as_json: bool) -> None:
     for kind in ("packages", "backends"):
         for name, entry in found[kind].items():
             table.add_row(f"{kind[:-1]} {name}", *_mark(entry))
+    table.add_row("exporting", *_mark(found["exporting"]))
+    for device, entry in found["auto"].items():
+        table.add_row(f"--backend auto on {device}", *_mark(entry))
     table.add_row("face detector", *_mark(found["detector"]))
     for bundle in found["bundles"]:
         detail = f"{bundle['pixels']} px" if bundle["works"] else bundle["reason"]

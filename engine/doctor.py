@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ def examine() -> dict[str, Any]:
         "driver": _driver(),
         "gpus": _attempt(_gpus) or [],
         "backends": {name: _backend(trial) for name, trial in _BACKENDS.items()},
+        "exporting": _backend(_exporting),
+        "auto": {device: _backend(partial(_automatic, device)) for device in _devices()},
         "detector": _backend(_detector),
         "bundles": _bundles(),
         "memory": _memory(),
@@ -117,12 +120,83 @@ def _onnxruntime(provider: str) -> str:
     return str(onnxruntime.__version__)
 
 
-def _tensorrt(module: str) -> str:
-    trt = importlib.import_module(module)
+def _tensorrt(backend: str) -> str:
+    """Build x + x, run it and look at the result."""
+    import tempfile
+
+    import numpy as np
+
+    from faceanon_engine.engine.sessions.cuda_driver import gpus
+    from faceanon_engine.engine.sessions.graphs import TensorSpec
+    from faceanon_engine.engine.sessions.session import Profile
+    from faceanon_engine.engine.sessions.tensorrt_session import TensorRTSession, load_module
+
+    trt = load_module(backend)
+    here = gpus()
+    if not here and backend == "tensorrt":
+        raise RuntimeError(f"{trt.__version__} is installed, and neither builds nor runs without an NVIDIA GPU")
+    plan = _tiny_engine(trt)
+    if not here:
+        raise RuntimeError(f"{trt.__version__} builds engines for named GPUs; there is none here to run them")
+    spec = TensorSpec("float32", ("N", 4))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trial.plan"
+        path.write_bytes(plan)
+        ends = {"input": ("x", spec), "output": ("y", spec)}
+        with TensorRTSession(
+            backend,
+            path,
+            graph="a trial",
+            precision="fp32",
+            profile=Profile(1, 2, 4),
+            **ends,  # type: ignore[arg-type]
+        ) as session:
+            if not np.array_equal(session.run(np.ones((3, 4), np.float32)), np.full((3, 4), 2, np.float32)):
+                raise RuntimeError("a sum gave a wrong result")
+    return f"{trt.__version__} on {here[0].name}"
+
+
+def _tiny_engine(trt: Any) -> bytes:
+    """An engine for y = x + x with x [1 to 4, 4]; raises RuntimeError when it cannot be built."""
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
-    if builder is None:
-        raise RuntimeError("no builder could be made")
-    return str(trt.__version__)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    x = network.add_input("x", trt.float32, (-1, 4))
+    y = network.add_elementwise(x, x, trt.ElementWiseOperation.SUM).get_output(0)
+    y.name = "y"
+    network.mark_output(y)
+    config = builder.create_builder_config()
+    profile = builder.create_optimization_profile()
+    profile.set_shape("x", (1, 4), (2, 4), (4, 4))
+    config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise RuntimeError(f"{trt.__version__} is installed and could not build an engine")
+    return bytes(plan)
+
+
+def _exporting() -> str:
+    """Whether `build` can make graphs of networks."""
+    from faceanon_engine.engine.sessions.opening import why_not_prepared
+
+    reason = why_not_prepared()
+    if reason is not None:
+        raise RuntimeError(reason)
+    return ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "onnx", "onnxscript"))
+
+
+def _devices() -> list[str]:
+    from faceanon_engine.engine.sessions.cuda_driver import gpus
+
+    return ["cpu", *(f"cuda:{gpu.index}" for gpu in gpus())]
+
+
+def _automatic(device: str) -> str:
+    """What --backend auto takes on a device, and why nothing that would be faster."""
+    from faceanon_engine.engine.sessions.opening import choose
+
+    choice = choose(device, "fp32")
+    passed = "; ".join(f"not {backend}: {reason}" for backend, reason in choice.passed_over.items())
+    return choice.backend + (f" ({passed})" if passed else "")
 
 
 def _detector() -> str:
@@ -140,7 +214,7 @@ _BACKENDS: dict[str, Callable[[], str]] = {
     "onnxruntime cpu": lambda: _onnxruntime("CPUExecutionProvider"),
     "onnxruntime cuda": lambda: _onnxruntime("CUDAExecutionProvider"),
     "tensorrt": lambda: _tensorrt("tensorrt"),
-    "tensorrt-rtx": lambda: _tensorrt("tensorrt_rtx"),
+    "tensorrt-rtx": lambda: _tensorrt("tensorrt-rtx"),
 }
 
 
