@@ -226,7 +226,9 @@ class _ResizeCrop(torch.autograd.Function):
             arguments.height, arguments.width, arguments.span = height, width, each.span
             tiles = ceil_div(columns.outputs, _TILE[0]) * ceil_div(rows.outputs, _TILE[1])
             shared = _TILE[1] * each.span * 4
-            launcher.launch(_SOURCE, f"resize_forward_{SUFFIX[dtype]}", (tiles, 3, batch), (*_TILE, 1), arguments, shared)
+            launcher.launch(
+                _SOURCE, f"resize_forward_{SUFFIX[dtype]}", (tiles, 3, batch), (*_TILE, 1), arguments, shared
+            )
             outputs.append(output)
         ctx.tables, ctx.launcher, ctx.dtype = tables, launcher, dtype
         ctx.shape, ctx.image_dtype = image.shape, image.dtype

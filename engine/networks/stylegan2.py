@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from faceanon_engine.engine.networks import fused_synthesis
+from faceanon_engine.kernels.cuda.launch import launcher_for
 from faceanon_engine.kernels.fir import upsample
 from faceanon_engine.kernels.folded_conv import folded_styled_layer, folded_to_rgb, folding_pays
 from faceanon_engine.kernels.modulated_conv import epilogue, modulated_conv, weight_energy
@@ -92,6 +94,7 @@ class ModulatedConv(nn.Module):
 
     energy: Tensor | None
     folded: Tensor | None
+    fused: fused_synthesis.ConvConstants | None = None
 
     def __init__(self, cin: int, cout: int, w_dim: int, *, kernel: int, demodulate: bool, up: bool) -> None:
         super().__init__()
@@ -111,7 +114,7 @@ class ModulatedConv(nn.Module):
 
     def thaw(self) -> None:
         """Forget the constants, so that training sees its own weight."""
-        self.folded = self.energy = None
+        self.folded = self.energy = self.fused = None
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         weight = self.weight * self.gain if self.folded is None else self.folded
@@ -215,6 +218,9 @@ class Generator(nn.Module):
     def _run(
         self, features: Tensor, image: Tensor | None, rows: Sequence[Tensor], first: int, stop: int
     ) -> SynthesisPrefix:
+        launcher = launcher_for(features.device)
+        if launcher is not None and fused_synthesis.usable(self, features):
+            return SynthesisPrefix(stop, *fused_synthesis.run(self, features, image, rows, first, stop, launcher))
         for row in range(first, stop):
             if row % 2:
                 # The toRGB of the block that just ended shares this row with the next block's first layer.
