@@ -36,3 +36,15 @@ def test_a_sample_is_its_drawing_the_right_way_up(person: int, view: int) -> Non
     drawn = render(sample_person(HELD_OUT_SEED + person, len(VIEWS))[view], SIZE).image
     # JPEG at quality 95 is off by about one level in the mean; another processor may round a few samples otherwise.
     assert np.abs(upright - drawn).mean() < 2
+
+
+def test_the_detector_finds_one_face_in_every_sample() -> None:
+    from faceanon_engine.engine.detect import FaceDetector
+
+    detector = FaceDetector(threads=1)
+    missed = [
+        path.name
+        for path in sorted(SAMPLES.glob("person-*"))
+        if len(detector.detect(np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB")))) != 1
+    ]
+    assert not missed
