@@ -68,9 +68,10 @@ class Stream:
         lanes: list[Lane],
         on_step: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[list[int], AnonymizedBatch]]:
-        """Anonymize originals, uint8 [S, S, 3] or float tensors [3, S, S] in [-1, 1]; yields results with the originals' numbers as they finish.
+        """Anonymize originals, uint8 [S, S, 3] or float tensors [3, S, S] in [-1, 1].
 
-        `originals` is asked for more when a slot is about to be free. `on_step(images together, steps of the furthest)`.
+        Yields results as they finish, with the originals' numbers. `originals` is asked for more when a slot is about
+        to be free. `on_step(images together, steps of the furthest)`.
         """
         pairs: dict[int, tuple[int, float]] = {}
 

@@ -7,6 +7,7 @@ always, blue fails when it is not alone, white gives values that are not finite.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import time
@@ -71,8 +72,8 @@ class FakeWorker:
     def stream(self, images: Iterable[np.ndarray], together: int, on_step: Callable[[int, int], None]) -> Iterator[Any]:
         source, number = iter(images), 0
         while chunk := list(itertools.islice(source, together)):
-            result = self.anonymize(np.stack(chunk), lambda step, size=len(chunk): on_step(size, step))
-            yield list(range(number, number + len(chunk))), result
+            tell = functools.partial(on_step, len(chunk))
+            yield list(range(number, number + len(chunk))), self.anonymize(np.stack(chunk), tell)
             number += len(chunk)
 
     def intermediates(self, images: np.ndarray, neighbour_ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
