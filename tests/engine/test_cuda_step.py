@@ -1,0 +1,112 @@
+"""What of the captured step can be held without a GPU; tests/gpu holds the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from faceanon_engine.engine import cuda_step
+from faceanon_engine.engine.continuous import PlainStepper
+from faceanon_engine.engine.cuda_step import GraphStepper, fitting, slots_for, stepper_for
+from faceanon_engine.engine.preset import PRESETS
+from faceanon_engine.engine.step import Outcome, StepSettings
+
+GIB = 2**30
+
+
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_graphs_hold_the_images_and_are_few(count: int, capacity: int) -> None:
+    count = min(count, capacity)
+    size = slots_for(count, capacity)
+    assert count <= size <= capacity
+    sizes = {slots_for(each, capacity) for each in range(1, capacity + 1)}
+    assert len(sizes) <= capacity.bit_length() + 1
+    # No more than about half of the slots are stepped for nothing.
+    assert size <= max(1, 2 * count)
+
+
+@given(st.integers(1, 4 * GIB), st.integers(0, 4 * GIB), st.integers(0, 140 * GIB), st.integers(1, 64))
+def test_what_fits_is_found_from_two_measurements(each: int, common: int, free: int, limit: int) -> None:
+    found = fitting(common + each, common + 3 * each, free, limit)
+    assert 1 <= found <= limit
+    if found > 1:
+        assert common + found * each <= free
+    if found < limit:
+        assert common + (found + 1) * each > free * cuda_step.SHARE_OF_MEMORY - 1
+
+
+def test_the_cpu_steps_plainly() -> None:
+    assert stepper_for(torch.device("cpu")) is PlainStepper
+
+
+class Part:
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def part(self, start: int, count: int) -> Part:
+        return Part(count)
+
+
+class Replayed:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def replay(self) -> None:
+        self.count += 1
+
+
+def outcome(size: int) -> Outcome:
+    return Outcome(*(torch.zeros(size) for _ in Outcome._fields))
+
+
+def test_a_graph_is_captured_once_for_a_size_and_again_for_other_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    captured: list[tuple[int, Replayed]] = []
+
+    def capture(_: Any, part: Any) -> tuple[Replayed, Outcome]:
+        captured.append((len(part), Replayed()))
+        return captured[-1][1], outcome(len(part))
+
+    monkeypatch.setattr(GraphStepper, "_capture", capture)
+    stepper, state = GraphStepper(None, StepSettings(PRESETS["falco"])), Part(8)  # type: ignore[arg-type]
+    for count in (8, 8, 7, 5, 4, 3, 1, 8):
+        assert len(stepper(state, count, False).cosine) == count  # type: ignore[arg-type]
+    assert [size for size, _ in captured] == [8, 4, 1]
+    assert [graph.count for _, graph in captured] == [5, 2, 1]
+    stepper(Part(8), 8, False)  # type: ignore[arg-type]
+    assert len(captured) == 4
+
+
+def test_what_cannot_be_captured_is_stepped_plainly_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain: list[int] = []
+    tried: list[int] = []
+
+    def refuse(_: Any, part: Any) -> Any:
+        tried.append(len(part))
+        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    monkeypatch.setattr(GraphStepper, "_capture", refuse)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
+    monkeypatch.setattr(PlainStepper, "__call__", lambda _, state, count, last: plain.append(count) or outcome(count))
+    stepper = GraphStepper(None, StepSettings(PRESETS["falco"]))  # type: ignore[arg-type]
+    for _ in range(3):
+        stepper(Part(4), 3, False)  # type: ignore[arg-type]
+    assert (tried, plain) == ([4], [3, 3, 3])
+    assert stepper.refused == "operation not permitted when stream is capturing"
+
+
+def test_memory_that_runs_out_while_capturing_is_told_to_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhaust(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(GraphStepper, "_capture", exhaust)
+    stepper = GraphStepper(None, StepSettings(PRESETS["falco"]))  # type: ignore[arg-type]
+    with pytest.raises(torch.OutOfMemoryError):
+        stepper(Part(4), 4, False)  # type: ignore[arg-type]
+    assert stepper.refused is None
