@@ -17,7 +17,7 @@ COMPILER = shutil.which("g++")
 class HostLauncher:
     """A launcher for tensors in ordinary memory; `launched` counts the kernels that ran."""
 
-    def __init__(self, folder: Path, options: tuple[str, ...] = ("-O2",)) -> None:
+    def __init__(self, folder: Path, options: tuple[str, ...] = ("-O1",)) -> None:
         self.folder = folder
         self.options = options
         self.launched: Counter[str] = Counter()
