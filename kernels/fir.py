@@ -13,7 +13,12 @@ TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
 def _taps(x: Tensor, gain: float) -> Tensor:
-    taps = torch.tensor(TAPS, dtype=x.dtype, device=x.device)
+    if x.is_cuda:
+        # Made on the device: a copy from the host could not be captured in a graph.
+        place = torch.arange(len(TAPS), dtype=x.dtype, device=x.device)
+        taps = 1 + place * (3 - place)
+    else:
+        taps = torch.tensor(TAPS, dtype=x.dtype, device=x.device)
     return taps * (gain / sum(TAPS))
 
 
