@@ -64,8 +64,13 @@ def choose_batch_size(runs: Runs, limit: int = 32) -> int:
 class ForwardStages:
     """The stages, each from images [N, 3, R, R] in [-1, 1], arrays or tensors, to float32 arrays."""
 
-    def __init__(self, open_graph: OpenGraph, preset: Preset, attribute_config: Mapping[str, Any]) -> None:
-        """`open_graph(name)` opens a session when it is first needed; `attribute_config` as bundle.json has it."""
+    def __init__(
+        self, open_graph: OpenGraph, preset: Preset, attribute_config: Mapping[str, Any] | None = None
+    ) -> None:
+        """`open_graph(name)` opens a session when it is first needed; `attribute_config` as bundle.json has it.
+
+        Only recipes without normalisation need the configuration; those that pair have it in both presets.
+        """
         self._open = open_graph
         self._sessions: dict[str, Session] = {}
         self.preset = preset
@@ -182,8 +187,8 @@ def of_bundle(
 def from_folder(
     folder: Path,
     preset: Preset,
-    attribute_config: Mapping[str, Any],
     *,
+    attribute_config: Mapping[str, Any] | None = None,
     precision: Precision = "fp32",
     device: str = "cpu",
     threads: int | None = None,

@@ -15,9 +15,6 @@ import numpy as np
 from faceanon_engine.engine.preset import PixelRecipe
 from faceanon_engine.engine.sessions.session import Batch, is_tensor
 
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_STD = (0.26862954, 0.26130258, 0.27577711)
-
 IDENTITY_DEFAULT = PixelRecipe(unit_range=False, normalise=False)
 ATTRIBUTES_DEFAULT = PixelRecipe(unit_range=True, normalise=True)
 
@@ -27,20 +24,20 @@ def for_identity(image: Batch, recipe: PixelRecipe) -> Batch:
     return (image + 1) / 2 if recipe.unit_range else image
 
 
-def for_attributes(image: Batch, recipe: PixelRecipe, config: Mapping[str, Any]) -> Batch:
+def for_attributes(image: Batch, recipe: PixelRecipe, config: Mapping[str, Any] | None) -> Batch:
     """Images [N, 3, H, W] in [-1, 1] as the attribute graphs have to get them for the recipe.
 
-    `config` is the attribute encoder's, as bundle.json has it: its mean and std undo a normalisation not wanted.
+    `config` is the attribute encoder's, as bundle.json has it: its mean and std undo a normalisation not wanted. Raises
+    ValueError where they are needed and not given.
     """
     if recipe == ATTRIBUTES_DEFAULT:
         return image
     # The graph computes ((x + 1) / 2 - mean) / std. What the recipe wants there is solved for x.
     wanted = (image + 1) / 2 if recipe.unit_range else image
     if not recipe.normalise:
-        mean, std = (
-            _like(np.array(config.get(key, default), np.float32).reshape(1, 3, 1, 1), image)
-            for key, default in (("mean", _MEAN), ("std", _STD))
-        )
+        if config is None:
+            raise ValueError(f"recipe {recipe.tag} undoes the normalisation: the encoder's mean and std are needed")
+        mean, std = (_like(np.array(config[key], np.float32).reshape(1, 3, 1, 1), image) for key in ("mean", "std"))
         wanted = wanted * std + mean
     return wanted * 2 - 1
 
