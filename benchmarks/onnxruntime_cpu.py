@@ -282,10 +282,8 @@ def examine(bundle: Bundle, graph: str, arguments: argparse.Namespace) -> list[d
 def line(row: dict[str, Any]) -> str:
     accuracy = row.get("on_drawn_people")
     people_said = f"cosine {accuracy['least_cosine']:.5f}, same {accuracy['same_neighbour']:.1%}" if accuracy else ""
-    return (
-        f"{row['network']:10} {row['variant']:34} {row['median_ms']:9.2f} ms {row['gflops']:5.0f} GFLOP/s {row['times_torch_eager'][0]:5.2f}x  "
-        f"difference {row['largest_difference']:.1e}  {people_said}"
-    )
+    pace = f"{row['median_ms']:9.2f} ms {row['gflops']:5.0f} GFLOP/s {row['times_torch_eager'][0]:5.2f}x"
+    return f"{row['network']:10} {row['variant']:34} {pace}  difference {row['largest_difference']:.1e}  {people_said}"
 
 
 def matrix_rate(clock: Callable[[], int]) -> float:
