@@ -7,8 +7,9 @@ runs of float16 operators in float32 without rounding between them, and does not
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.features import from_uint8
+from faceanon_engine.engine.features import from_uint8, to_uint8
+from faceanon_engine.engine.networks import Generator
 from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, Precision, Tolerance
 from faceanon_engine.export.precision import expose, rounded
 from faceanon_engine.export.wrappers import run_network, wrap
@@ -91,7 +93,7 @@ def verify(
     side = int(bundle.networks["generator"]["config"]["resolution"])
     samples = _pictures(bundle, side) if images is None else _as_float(images)
     inputs = _inputs_of(bundle, artifact, samples)
-    return _verify(artifact, bundle.load(graph.role), inputs, tolerance, owned=True)
+    return _verify(artifact, lambda: bundle.load(graph.role), inputs, tolerance)
 
 
 def verify_network(
@@ -105,15 +107,16 @@ def verify_network(
     artifact.check()
     if inputs is None:
         inputs = {"random": random_inputs(artifact, network, 2)}
-    return _verify(artifact, network, inputs, tolerance, owned=False)
+    return _verify(artifact, lambda: network, inputs, tolerance)
 
 
 def _verify(
-    artifact: Artifact, network: nn.Module, inputs: Mapping[str, Array], tolerance: Tolerance | None, *, owned: bool
+    artifact: Artifact, load: Callable[[], nn.Module], inputs: Mapping[str, Array], tolerance: Tolerance | None
 ) -> Report:
     tolerance = tolerance or tolerance_for(artifact.graph, artifact.precision)
-    wide = in_float64(network, owned=owned)
-    expected = {kind: _reference(wide, artifact, values) for kind, values in inputs.items()}
+    # The network is let go of before the graph is loaded: of the large ones, one at a time is enough.
+    with in_float64(load()) as wide:
+        expected = {kind: _reference(wide, artifact, values) for kind, values in inputs.items()}
     del wide
     findings: list[Finding] = []
     not_run = ""
@@ -138,7 +141,7 @@ def _verify(
         del session
     for finding in findings:
         if not (finding.maximum <= tolerance.maximum and finding.relative <= tolerance.relative):
-            raise UserError(_miss(artifact, network, inputs[finding.inputs], finding, tolerance))
+            raise UserError(_miss(artifact, load(), inputs[finding.inputs], finding, tolerance))
     reached = {
         "maximum": max(each.maximum for each in findings),
         "relative": max(each.relative for each in findings),
@@ -154,20 +157,48 @@ def _verify(
 # --- the reference --------------------------------------------------------------------------------------------------
 
 
-def in_float64(network: nn.Module, *, owned: bool) -> nn.Module:
-    """The network in float64; the one given is changed when it is `owned`, otherwise it is copied."""
-    network = network if owned else copy.deepcopy(network)
-    # A frozen generator keeps constants that were rounded to float32: forgotten here, computed again in float64.
-    network = network.train().double().eval().requires_grad_(False)
-    freeze = getattr(network, "freeze", None)
-    if freeze is not None:
-        freeze()
-    return network
+@contextlib.contextmanager
+def in_float64(network: nn.Module) -> Iterator[nn.Module]:
+    """The network computing in float64, as it is defined: nothing kept that was computed in float32.
+
+    Each module's own weights are widened while it runs and are as they were afterwards; a large network never lies in
+    memory in float64 as a whole.
+    """
+    if isinstance(network, Generator):
+        # Its methods are called past its module's hooks, and it is small.
+        yield copy.deepcopy(network).train().double().eval().requires_grad_(False)
+        return
+    narrow: dict[nn.Module, tuple[dict[str, Any], dict[str, Any]]] = {}
+
+    def widen(module: nn.Module, _inputs: Any) -> None:
+        narrow[module] = dict(module._parameters), dict(module._buffers)
+        for key, value in module._parameters.items():
+            if value is not None:
+                module._parameters[key] = nn.Parameter(value.detach().double(), requires_grad=False)
+        for key, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_floating_point():
+                module._buffers[key] = buffer.double()
+
+    def restore(module: nn.Module, *_: Any) -> None:
+        module._parameters, module._buffers = narrow.pop(module)
+
+    hooks = []
+    for module in network.modules():
+        if module._parameters or module._buffers:
+            hooks.append(module.register_forward_pre_hook(widen))
+            hooks.append(module.register_forward_hook(restore))
+    try:
+        yield network
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in list(narrow):
+            restore(module)
 
 
 @torch.no_grad()
 def _reference(network: nn.Module, artifact: Artifact, values: Array) -> Array:
-    """What the float64 network gives for the graph's inputs, one at a time, float64."""
+    """What the network in float64 gives for the graph's inputs, one at a time, float64."""
     outputs = []
     for value in values:
         tensor = torch.from_numpy(value[None])
@@ -186,7 +217,6 @@ def random_inputs(artifact: Artifact, network: nn.Module, count: int, seed: int 
     spec = next(iter(artifact.inputs.values()))
     shape = [int(size) for size in spec.shape[1:]]
     kind = GRAPHS[artifact.graph].input
-    config: Any = network.config
     if kind == "z":
         return torch.randn(count, *shape, generator=random).numpy()
     if kind == "w_plus":
@@ -197,7 +227,6 @@ def random_inputs(artifact: Artifact, network: nn.Module, count: int, seed: int 
     coarse = torch.randn(count, 3, 8, 8, generator=random)
     blotches = F.interpolate(coarse, (side, side), mode="bicubic", align_corners=False).clamp(-1, 1)
     images = torch.where((torch.arange(count) % 2 == 0)[:, None, None, None], blotches, noise)
-    del config
     return _to_pixels(images) if spec.dtype == "uint8" else images.numpy()
 
 
@@ -247,8 +276,6 @@ def _as_float(images: Array) -> Array:
 
 
 def _to_pixels(images: Tensor) -> Array:
-    from faceanon_engine.engine.features import to_uint8
-
     return to_uint8(images).numpy()
 
 
@@ -271,6 +298,8 @@ class _Runner:
             options.add_session_config_entry(
                 "session.model_external_initializers_file_folder_path", str(artifact.path.parent)
             )
+            # Operator by operator: fusions would leave roundings out, and all weights would be widened at once.
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
             source = model.SerializeToString()
         self.session: onnxruntime.InferenceSession = onnxruntime.InferenceSession(
             source, options, providers=["CPUExecutionProvider"]
@@ -334,7 +363,7 @@ def layer_errors(artifact: Artifact, network: nn.Module, value: Array) -> list[L
     """
     spec = next(iter(artifact.inputs.values()))
     side = int(spec.shape[-2]) if GRAPHS[artifact.graph].takes_image else 0
-    wide = wrap(in_float64(network, owned=False), artifact.graph, side=side, image_input=artifact.image_input)
+    wide = wrap(network, artifact.graph, side=side, image_input=artifact.image_input)
     outputs: dict[str, Array] = {}
 
     def keep(name: str) -> Any:

@@ -10,7 +10,6 @@ import torch
 from faceanon_engine.engine.networks import build
 from faceanon_engine.engine.networks.resize import resize_and_crop
 from faceanon_engine.engine.sessions.graphs import GRAPHS
-from faceanon_engine.export.verify import in_float64
 from faceanon_engine.export.wrappers import average_matrix, resize_and_crop_matrix, run_network, wrap
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -60,7 +59,7 @@ def share(found: torch.Tensor, expected: torch.Tensor) -> float:
 def test_a_wrapper_is_its_network(graph: str, side: int) -> None:
     """Images both as float32 and as uint8."""
     known = GRAPHS[graph]
-    made = in_float64(network(known.role), owned=True)
+    made = network(known.role).double()
     value = inputs(graph, made, side)
     assert share(wrap(made, graph, side=side)(value), run_network(made, graph, value)) < 1e-12
     if known.takes_image:
@@ -72,7 +71,7 @@ def test_a_wrapper_is_its_network(graph: str, side: int) -> None:
 
 @pytest.mark.parametrize(("resize", "crop"), [(None, None), (40, (4, 36, 0, 32)), (64, (5, 61, 3, 59))])
 def test_every_crop_of_the_identity_encoder_is_kept(resize: int | None, crop: tuple[int, ...] | None) -> None:
-    made = in_float64(network("identity_encoder", resize=resize, crop=crop), owned=True)
+    made = network("identity_encoder", resize=resize, crop=crop).double()
     value = inputs("identity", made, 64)
     assert share(wrap(made, "identity", side=64)(value), run_network(made, "identity", value)) < 1e-12
 
