@@ -66,7 +66,7 @@ def _graphs() -> tuple[str, ...]:
     return tuple(GRAPHS)
 
 
-def _precisions() -> tuple[str, ...]:
+def _precisions() -> tuple[Any, ...]:
     from faceanon_engine.engine.sessions.graphs import PRECISIONS
 
     return PRECISIONS

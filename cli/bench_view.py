@@ -41,7 +41,8 @@ def _about(result: dict[str, Any]) -> Iterator[str]:
         f"bundle: {result['bundle']['name']} {result['bundle']['resolution']} px  device: {result['device']}  "
         f"cpu: {cpu['model']}, {cpu['usable_cores']} of {cpu['cores']} cores, {_count(threads, 'thread')}"
     )
-    for gpu, now in itertools.zip_longest(machine["gpus"], result["after"]["gpus"], fillvalue={}):
+    nothing: dict[str, Any] = {}
+    for gpu, now in itertools.zip_longest(machine["gpus"], result["after"]["gpus"], fillvalue=nothing):
         clock = f", {now['sm_clock_mhz']:.0f} MHz" if now.get("sm_clock_mhz") else ""
         yield f"gpu: {gpu.get('name', '?')}, driver {machine['driver']}{clock}"
     versions = "  ".join(f"{name} {version}" for name, version in machine["versions"].items() if name != "numpy")

@@ -152,8 +152,8 @@ def measure_interleaved(
     for probe in probes.values():
         _warm_up(probe, budget, clock)
     for number in range(budget.rounds):
-        keys = list(probes) if number % 2 == 0 else list(reversed(probes))
-        for key in keys:
+        keys = list(probes)
+        for key in keys if number % 2 == 0 else keys[::-1]:
             runs, exhausted = _turn(probes[key], budget, clock)
             found[key].rounds.append(runs)
             found[key].exhausted |= exhausted

@@ -156,7 +156,8 @@ def take_steps(
     """
     found = {batch: Samples() for batch in runs}
     for number in range(budget.rounds):
-        for batch in list(runs) if number % 2 == 0 else list(reversed(runs)):
+        batches = list(runs)
+        for batch in batches if number % 2 == 0 else batches[::-1]:
             if number == 0:
                 _repeat_for(runs[batch], budget.warmup_seconds)
             first = runs[batch](2)[-1]["total"] / 1e9
