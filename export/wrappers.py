@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -209,9 +210,10 @@ class MappingGraph(nn.Module):
 
     def __init__(self, mapping: Mapping) -> None:
         super().__init__()
+        layers: Iterable[Any] = mapping.layers
         self.normalise = UnitMeanSquare()
         # The activation's gain goes into the layer before it: leaky ReLU is homogeneous.
-        self.layers = nn.ModuleList(plain_linear(layer, math.sqrt(2)) for layer in mapping.layers)
+        self.layers = nn.ModuleList(plain_linear(layer, math.sqrt(2)) for layer in layers)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.normalise(z)
@@ -341,8 +343,10 @@ class SynthesisGraph(nn.Module):
         super().__init__()
         self.rows = generator.config.rows
         self.register_buffer("const", generator.const.double())
-        self.layers = nn.ModuleList(StyledConvolution(layer) for layer in generator.layers)
-        self.to_rgbs = nn.ModuleList(Colour(layer, not index) for index, layer in enumerate(generator.to_rgbs))
+        layers: Iterable[Any] = generator.layers
+        to_rgbs: Iterable[Any] = generator.to_rgbs
+        self.layers = nn.ModuleList(StyledConvolution(layer) for layer in layers)
+        self.to_rgbs = nn.ModuleList(Colour(layer, not index) for index, layer in enumerate(to_rgbs))
 
     def forward(self, w_plus: Tensor) -> Tensor:
         features, image = self.const, None
