@@ -243,7 +243,8 @@ def bench(
     else:
         from faceanon_engine.cli.bench_view import view
 
-        output_console().print(view(result), markup=False)
+        console = output_console()
+        console.print(view(result, console.width), markup=False)
     return 0 if old is None else _compare(old, result, fail_above, compare_anyway, as_json)
 
 

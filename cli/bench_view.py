@@ -13,21 +13,30 @@ from rich.text import Text
 
 from faceanon_engine.engine.bench.compare import Change, Comparison
 
+WIDE = 118
+"""Columns of a terminal that hold every statistic."""
 _STATISTICS = ("min", "mean", "p50", "p90", "p95", "p99")
+_FEW_STATISTICS = ("p50", "p99")
 _STEP = "one optimisation step"
 _PARTS = (("host_to_device", "to GPU"), ("compute", "GPU"), ("device_to_host", "from GPU"), ("enqueue", "enqueue"))
 
 
-def view(result: dict[str, Any]) -> RenderableType:
-    """All tables of a result, with what it ran on above and what to know about the figures below."""
+def view(result: dict[str, Any], width: int = WIDE) -> RenderableType:
+    """All tables of a result, with what it ran on above and what to know about the figures below.
+
+    On terminals narrower than `WIDE` columns some statistics are left to the JSON.
+    """
+    wide = width >= WIDE
     parts: list[RenderableType] = [Text(line, style="dim") for line in _about(result)]
     if result["sessions"]:
-        parts += ["", _sessions(result["sessions"])]
+        parts += ["", _sessions(result["sessions"], wide)]
     if any(entry["compute_ms"] for entry in result["sessions"]):
         parts += ["", _device(result["sessions"])]
     if result["steps"]:
-        parts += ["", _steps(result["steps"])]
+        parts += ["", _steps(result["steps"], wide)]
     lines = [*result["notes"], *_left_out(result["left_out"])]
+    if not wide and any(entry["notes"] for entry in [*result["sessions"], *result["steps"]]):
+        lines.insert(0, f"~ is not certain: a terminal of {WIDE} columns or --json says why")
     if lines:
         parts += ["", *(Text(line, style="yellow") for line in lines)]
     return Group(*parts)
@@ -56,44 +65,43 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def _grid(title: str, left: Iterable[str], right: Iterable[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1))
+def _grid(title: str, left: Iterable[str], right: Iterable[str], gap: int = 2) -> Table:
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, gap, 0, 0)
+    )
     for name in left:
         table.add_column(name, no_wrap=True)
     for name in right:
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+        # The one without a name is for words: it alone may be broken.
+        table.add_column(name, justify="right" if name else "left", no_wrap=bool(name))
     return table
 
 
-def _sessions(entries: list[dict[str, Any]]) -> Table:
+def _sessions(entries: list[dict[str, Any]], wide: bool) -> Table:
+    statistics = _STATISTICS if wide else _FEW_STATISTICS
     table = _grid(
         "networks: milliseconds for a batch",
         ("network", "backend", "type"),
-        ("batch", *_STATISTICS, "images/s", "x torch", "MB", ""),
+        ("batch", *statistics, "images/s", "x torch", "MB", ""),
+        gap=2 if wide else 1,
     )
     previous = ("", 0)
-    for entry in sorted(entries, key=_order):
-        if previous[0] and previous[0] != entry["graph"]:
-            table.add_section()
+    # Sorting keeps the order in which graphs were measured; those that queued come after those that did not.
+    for entry in sorted(entries, key=lambda entry: entry["queued"]):
         same_graph = entry["graph"] == previous[0]
         table.add_row(
             "" if same_graph else entry["graph"],
             entry["backend"] + (" queued" if entry["queued"] else ""),
             entry["precision"],
             "" if (entry["graph"], entry["batch"]) == previous else str(entry["batch"]),
-            *(milliseconds(entry["total_ms"][name]) for name in _STATISTICS),
+            *(milliseconds(entry["total_ms"][name]) for name in statistics),
             rate(entry["images_per_second"]),
             _speedup(entry),
             _memory(entry),
-            _notes(entry),
+            _notes(entry, wide),
         )
         previous = (entry["graph"], entry["batch"])
     return table
-
-
-def _order(entry: dict[str, Any]) -> tuple[bool, int]:
-    # Graphs stay in the order they were measured in (sorting is stable); only the batches of one come together.
-    return (entry["queued"], 0)
 
 
 def _device(entries: list[dict[str, Any]]) -> Table:
@@ -115,42 +123,33 @@ def _device(entries: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _steps(entries: list[dict[str, Any]]) -> Table:
+def _steps(entries: list[dict[str, Any]], wide: bool) -> Table:
     preset, steps = entries[0]["preset"], entries[0]["steps_of_an_image"]
+    statistics = ("min", "mean", "p50", "p90", "p99") if wide else ("p50",)
+    each = f"images/s at {steps} steps" if wide else "images/s"
     table = _grid(
         f"optimisation, preset {preset}: milliseconds for a step of a batch",
         ("batch",),
-        (
-            "min",
-            "mean",
-            "p50",
-            "p90",
-            "p99",
-            "forward",
-            "backward",
-            "update",
-            "p50 an image",
-            f"images/s at {steps} steps",
-            "MB",
-            "",
-        ),
+        (*statistics, "forward", "backward", "update", "p50 an image", each, "MB", ""),
+        gap=2 if wide else 1,
     )
     for entry in entries:
         parts = (entry[f"{part}_ms"] for part in ("forward", "backward", "update"))
         table.add_row(
             str(entry["batch"]),
-            *(milliseconds(entry["step_ms"][name]) for name in ("min", "mean", "p50", "p90", "p99")),
+            *(milliseconds(entry["step_ms"][name]) for name in statistics),
             *(milliseconds(part["p50"]) if part else "" for part in parts),
             milliseconds(entry["step_ms_per_image"]),
             rate(entry["images_per_second_of_steps"]),
             _memory(entry),
-            _notes(entry),
+            _notes(entry, wide),
         )
     return table
 
 
-def _notes(entry: dict[str, Any]) -> Text:
-    return Text(", ".join(_NOTES[note["kind"]].format(note["value"]) for note in entry["notes"]), style="yellow")
+def _notes(entry: dict[str, Any], wide: bool) -> Text:
+    words = ", ".join(_NOTES[note["kind"]].format(note["value"]) for note in entry["notes"])
+    return Text(words if wide or not words else "~", style="yellow")
 
 
 _NOTES = {
@@ -220,8 +219,10 @@ def view_comparison(comparison: Comparison, fail_above: float | None, anyway: li
             _verdict(change, fail_above),
         )
     lines = [f"other now: {line}" for line in [*anyway, *comparison.versions]]
-    lines += [f"only in the earlier result: {what}" for what in comparison.only_old]
-    lines += [f"only in the new result: {what}" for what in comparison.only_new]
+    for which, names in (("earlier", comparison.only_old), ("new", comparison.only_new)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            lines.append(f"only in the {which} result: {', '.join(names[:3])}{more}")
     return Group(table, *(Text(line, style="yellow") for line in lines))
 
 
@@ -234,7 +235,7 @@ def _colour(change: Change, fail_above: float | None) -> str:
 def _verdict(change: Change, fail_above: float | None) -> str:
     words = "slower" if change.slower_by > 0 else "faster"
     if change.within_noise:
-        words = f"within noise (rounds were {change.noise:.0%} apart)"
+        words = f"within noise ({change.noise:.0%})"
     if fail_above is not None and change.slower_by > fail_above:
         words += f", above {fail_above:.0%}"
     return words
