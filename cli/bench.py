@@ -225,7 +225,7 @@ def bench(
             precisions=precision or _precisions(),
             batches=batch or _BATCHES,
             step_batches=batch or _STEP_BATCHES,
-            device=str(resolve_device(device)),
+            device=_numbered(str(resolve_device(device))),
             preset=get_preset(preset),
             budget=Budget(warmup, seconds, iterations, max(max_seconds, seconds), rounds),
             seed=seed,
@@ -266,6 +266,14 @@ def _compare(old: dict[str, Any], new: dict[str, Any], fail_above: float | None,
     console.print()
     console.print(view_comparison(comparison, share, differences), markup=False)
     return 1 if share is not None and comparison.regressions(share) else 0
+
+
+def _numbered(device: str) -> str:
+    if device != "cuda":
+        return device
+    import torch
+
+    return f"cuda:{torch.cuda.current_device()}"
 
 
 def _keep_to(count: int) -> None:

@@ -122,6 +122,8 @@ def _load_libraries(device: str, backend: str) -> None:
         import torch
 
         importlib.import_module("faceanon_engine.engine.optimise")
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device)
         torch.nn.functional.conv2d(torch.ones(1, 1, 4, 4, device=device), torch.ones(1, 1, 3, 3, device=device))
 
 

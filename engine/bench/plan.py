@@ -62,6 +62,7 @@ class Plan:
     batches: tuple[int, ...]
     step_batches: tuple[int, ...]
     device: str
+    """"cpu" or "cuda:N"."""
     preset: Preset
     budget: Budget
     seed: int = 0

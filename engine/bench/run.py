@@ -39,6 +39,11 @@ def run_plan(
 
     A backend that cannot run a graph is left out with its reason. Raises UserError when nothing could be measured.
     """
+    if plan.device.startswith("cuda"):
+        import torch
+
+        # Events are recorded on the current device's stream.
+        torch.cuda.set_device(plan.device)
     started = time.monotonic()
     load, before = ProcessorLoad(), describe_moment()
     missing: list[dict[str, Any]] = []

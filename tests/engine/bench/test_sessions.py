@@ -177,3 +177,20 @@ def test_a_real_session_of_torch_is_opened(bundle: Bundle, tmp_path: Path) -> No
     embedding = np.asarray(session.run(make_inputs(bundle, "identity", 2, 0)))
     assert embedding.shape == (2, 16)
     assert np.linalg.norm(embedding, axis=1) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_parts_are_told_apart(bundle: Bundle) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no usable NVIDIA GPU here")
+    plan = replace(PLAN, mode="all", backends=("torch",), device="cuda:0")
+    missing: list[Any] = []
+    found = measure_graph(bundle, plan, "identity", open_for_bench, missing, nobody_says)
+    assert missing == []
+    assert [(entry["batch"], entry["queued"]) for entry in found] == [(1, False), (1, True), (4, True)]
+    waited, queued = found[0], found[1]
+    assert all(waited[f"{part}_ms"] for part in ("compute", "enqueue", "host_to_device", "device_to_host"))
+    assert waited["total_ms"]["p50"] >= waited["compute_ms"]["p50"]
+    assert queued["host_to_device_ms"] is None
+    assert queued["runs_on"]["device"].startswith("cuda:0")
