@@ -1,0 +1,134 @@
+"""Images a second of a whole job: reading, features, inversion, pairing, 50 steps, encoding, writing, recording.
+
+    python benchmarks/job_gpu.py --images 96 --output job-1024.json
+
+Networks have the official shapes and random weights, pictures are noise at 1024 px. Loading the networks and making the
+pool are told apart from the rest: a data set pays for them once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import numpy as np  # noqa: E402
+from machine import describe  # noqa: E402
+from PIL import Image  # noqa: E402
+from step_gpu import configurations  # noqa: E402
+
+from faceanon_engine.engine.bundle import Bundle, NetworkToWrite  # noqa: E402
+from faceanon_engine.engine.networks import InverterConfig, build  # noqa: E402
+
+
+def write_bundle(folder: Path, tiny: bool) -> Bundle:
+    """Networks with random weights, as a bundle."""
+    import torch
+
+    torch.manual_seed(0)
+    generator, identity, attribute = configurations(32 if tiny else 1024, tiny)
+    inverter = InverterConfig(32, 8, 16, (1, 1, 1, 1), (8, 8, 16, 16), 4) if tiny else InverterConfig()
+    configs = {
+        "generator": generator,
+        "inverter": inverter,
+        "identity_encoder": identity,
+        "attribute_encoder": attribute,
+    }
+    networks = [NetworkToWrite(role, config, build(role, config).state_dict()) for role, config in configs.items()]
+    return Bundle.write(folder, folder.name, networks)
+
+
+class Watch:
+    """Notes when the pool is made, when the first step is, and when each image is done."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.pool_done = self.started
+        self.first_step: float | None = None
+        self.finished: list[float] = []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=96)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--presets", nargs="*", default=["falco", "fast"])
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+
+    import faceanon_engine
+    from faceanon_engine.engine.job import Observer
+
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="faceanon-job-") as scratch:
+        folder = Path(scratch)
+        write_bundle(folder / "networks", arguments.tiny)
+        side = 32 if arguments.tiny else 1024
+        (folder / "in").mkdir()
+        random = np.random.default_rng(0)
+        for number in range(arguments.images):
+            coarse = Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+            coarse.resize((side, side), Image.Resampling.BICUBIC).save(folder / "in" / f"{number:04}.jpg", quality=95)
+        for preset in arguments.presets:
+            for format in ("jpeg", "png"):
+                watch = Watch()
+
+                class Timed(Observer):
+                    def pool(self, done: int, total: int, watch: Watch = watch) -> None:
+                        watch.pool_done = time.monotonic()
+
+                    def batch(self, size: int, step: int, steps: int, watch: Watch = watch) -> None:
+                        watch.first_step = watch.first_step or time.monotonic()
+
+                    def input_finished(self, path: str, failed: bool, watch: Watch = watch) -> None:
+                        watch.finished.append(time.monotonic())
+
+                result = faceanon_engine.anonymize(
+                    folder / "in",
+                    folder / f"out-{preset}-{format}",
+                    bundle=folder / "networks",
+                    preset=preset,
+                    steps=3 if arguments.tiny else None,
+                    device=arguments.device,
+                    optimise_precision=arguments.precision,
+                    format=format,  # type: ignore[arg-type]
+                    align="never",
+                    pool_size=8 if arguments.tiny else 256,
+                    contact_sheet=0,
+                    observer=Timed(),
+                )
+                begun = watch.first_step or watch.started
+                rows.append(
+                    {
+                        "preset": preset,
+                        "format": format,
+                        "done": result.done,
+                        "failed": result.failed,
+                        "seconds": result.seconds,
+                        "seconds_before_first_step": begun - watch.started,
+                        "images_per_second_after_first_step": result.done / (max(watch.finished) - begun),
+                        "about": dict(result.about),
+                    }
+                )
+                print(f"{preset} {format}: {rows[-1]['images_per_second_after_first_step']:.2f} images/s", flush=True)
+    report = {
+        "question": "images a second of a whole job",
+        "images": arguments.images,
+        "precision": arguments.precision,
+        "rows": rows,
+        "machine": describe(),
+    }
+    arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,407 @@
+"""Times the optimisation step on a GPU at one side of the picture, over precisions and batch sizes.
+
+    python benchmarks/step_gpu.py --side 1024 --output step-1024.json
+
+Networks have the shapes of the FFHQ ones at that side and random weights; times do not depend on the values. Each
+setting is timed as the engine runs it (one CUDA graph a step) and without the graph, beside a plain loop that takes one
+image at a time, as one would first write it (`plain_loop.py`), in Torch's own defaults. With `--device cpu` it runs the
+same code at any size, to find mistakes before GPU time is spent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import torch  # noqa: E402
+from machine import describe  # noqa: E402
+from plain_loop import PlainGenerator, plain_step  # noqa: E402
+from roofline import data_sheet, floors, measured_rates  # noqa: E402
+
+from faceanon_engine.engine.continuous import (  # noqa: E402
+    PlainStepper,
+    Ticket,
+    make_lanes,
+    optimise_continuously,
+)
+from faceanon_engine.engine.cuda_step import GraphStepper, measured_capacity, stepper_for  # noqa: E402
+from faceanon_engine.engine.networks import (  # noqa: E402
+    AttributeEncoderConfig,
+    GeneratorConfig,
+    IdentityEncoderConfig,
+    build,
+)
+from faceanon_engine.engine.optimise import Targets, compare, real_targets  # noqa: E402
+from faceanon_engine.engine.precision import Precision, computing, lowered  # noqa: E402
+from faceanon_engine.engine.preset import PRESETS  # noqa: E402
+from faceanon_engine.engine.step import Networks, State, StepSettings, begin, draw  # noqa: E402
+
+PRECISIONS: tuple[Precision, ...] = ("bf16", "tf32", "fp16", "fp32")
+STEPS = 50
+
+
+def configurations(side: int, tiny: bool) -> tuple[Any, Any, Any]:
+    """Shapes of generator, identity and attribute encoder; `tiny` ones run anywhere."""
+    if not tiny:
+        return GeneratorConfig(resolution=side), IdentityEncoderConfig(), AttributeEncoderConfig()
+    return (
+        GeneratorConfig(resolution=side, z_dim=16, w_dim=16, channel_base=512, channel_max=16, mapping_layers=1),
+        IdentityEncoderConfig(16, None, None, (1, 1, 1, 1), (8, 8, 16, 16), 4, 16),
+        AttributeEncoderConfig(16, 8, 16, 1, 2, 16),
+    )
+
+
+def make_networks(configs: tuple[Any, Any, Any], device: torch.device) -> Networks:
+    """Frozen networks with random weights, the same every time."""
+    torch.manual_seed(0)
+    roles = ("generator", "identity_encoder", "attribute_encoder")
+    found: list[Any] = [build(role, config) for role, config in zip(roles, configs, strict=True)]
+    with torch.no_grad():
+        for layer in found[0].layers:
+            layer.noise_strength.fill_(0.1)
+    for network in found:
+        network.to(device).eval().requires_grad_(False)
+    return Networks(found[0].freeze(), *found[1:])
+
+
+def rosinality(generator: Any) -> dict[str, torch.Tensor]:
+    """The generator's weights in the layout that the plain loop reads."""
+    state: dict[str, torch.Tensor] = {"input.input": generator.const}
+    for row, layer in enumerate(generator.layers):
+        name = "conv1" if row == 0 else f"convs.{row - 1}"
+        state |= modulated(f"{name}.conv", layer.conv)
+        state[f"{name}.noise.weight"] = layer.noise_strength.view(1)
+        state[f"{name}.activate.bias"] = layer.bias
+        state[f"noises.noise_{row}"] = layer.noise
+    for block, to_rgb in enumerate(generator.to_rgbs):
+        name = f"to_rgbs.{block - 1}" if block else "to_rgb1"
+        state |= modulated(f"{name}.conv", to_rgb.conv)
+        state[f"{name}.bias"] = to_rgb.bias.view(1, 3, 1, 1)
+    return {key: value.detach().clone() for key, value in state.items()}
+
+
+def modulated(name: str, conv: Any) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.weight": conv.weight[None],
+        f"{name}.modulation.weight": conv.affine.weight,
+        f"{name}.modulation.bias": conv.affine.bias,
+    }
+
+
+class Clock:
+    """Seconds of single calls on a device."""
+
+    def __init__(self, device: torch.device, repeats: int) -> None:
+        self.device = device
+        self.repeats = repeats
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def times(self, work: Callable[[], object], warm_up: int = 2) -> list[float]:
+        """Seconds of each of some calls."""
+        for _ in range(warm_up):
+            work()
+        found = []
+        for _ in range(self.repeats):
+            self.wait()
+            started = time.perf_counter()
+            work()
+            self.wait()
+            found.append(time.perf_counter() - started)
+        return found
+
+
+def summary(times: list[float], batch: int) -> dict[str, Any]:
+    median = statistics.median(times)
+    return {
+        "seconds_per_step": {"median": median, "least": min(times), "most": max(times), "samples": len(times)},
+        "images_per_second_at_50_steps": batch / (median * (STEPS + 1)),
+    }
+
+
+def is_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
+
+
+def image_state(networks: Networks, settings: StepSettings, device: torch.device) -> State:
+    """One image at its first code, with targets of a random picture."""
+    config = networks.generator.config
+    random = torch.Generator(device="cpu").manual_seed(1)
+    w_plus = torch.randn(1, config.rows, config.w_dim, generator=random).to(device) * 0.7
+    real = torch.rand(1, 3, config.resolution, config.resolution, generator=random).to(device) * 2 - 1
+    targets = real_targets(networks.identity_encoder, networks.attribute_encoder, real, settings.preset)
+    return begin(networks.generator, w_plus, targets, settings)
+
+
+def filled(image: State, batch: int) -> State:
+    state = image.blank(batch)
+    for slot in range(batch):
+        state.place(slot, image)
+    return state
+
+
+def time_step(
+    networks: Networks, low: Networks, settings: StepSettings, batch: int, clock: Clock, rates: dict[str, Any]
+) -> dict[str, Any]:
+    """One row: the captured step and the plain one at a batch size."""
+    on_gpu = clock.device.type == "cuda"
+    row: dict[str, Any] = {"precision": settings.precision, "batch": batch}
+    image = image_state(networks, settings, clock.device)
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(clock.device)
+    state = filled(image, batch)
+    plain = PlainStepper(low, settings)
+    row["without_graph"] = summary(clock.times(lambda: plain(state, batch, False)), batch)
+    if on_gpu:
+        gc.collect()
+        torch.cuda.empty_cache()
+        graphed = GraphStepper(low, settings, torch.cuda.graph_pool_handle())
+        row["graph"] = summary(clock.times(lambda: graphed(state, batch, False)), batch)
+        row["graph_refused"] = graphed.refused
+        row["peak_memory_gb"] = torch.cuda.max_memory_allocated(clock.device) / 1e9
+        del graphed
+    row["finite"] = bool(torch.isfinite(state.rows).all())
+    best = row.get("graph", row["without_graph"])["seconds_per_step"]["median"]
+    configs = [network.config for network in networks]
+    row["seconds_per_image_step"] = best / batch
+    for name, found in rates.items():
+        if found is not None:
+            limit = floors(*configs, settings.precision, found)
+            row[f"share_of_roofline_{name}"] = limit["step"] * batch / best
+            row[f"floor_{name}"] = limit
+    return row
+
+
+def time_parts(networks: Networks, low: Networks, settings: StepSettings, batch: int, clock: Clock) -> dict[str, float]:
+    """Seconds of the step's parts, forward and backward, one by one and without a graph."""
+    state = filled(image_state(networks, settings, clock.device), batch)
+    rows = state.rows.detach().requires_grad_(True)
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(settings.precision)
+
+    def generator() -> None:
+        images = draw(low, state, rows, settings)
+        torch.autograd.grad(images.sum(), [rows])
+
+    with torch.no_grad():
+        picture = draw(low, state, rows, settings)
+    picture.requires_grad_(True)
+
+    def encode(network: Any) -> Callable[[], None]:
+        def work() -> None:
+            with torch.autocast(clock.device.type, dtype, enabled=dtype is not None, cache_enabled=False):
+                found = network(picture)
+            found = found if isinstance(found, torch.Tensor) else found.tokens
+            torch.autograd.grad(found.float().sum(), [picture])
+
+        return work
+
+    def median(work: Callable[[], object]) -> float:
+        return statistics.median(clock.times(work))
+
+    with computing(settings.precision):
+        return {
+            "generator": median(generator),
+            "identity_encoder": median(encode(low.identity_encoder)),
+            "attribute_encoder": median(encode(low.attribute_encoder)),
+        }
+
+
+def kernel_table(networks: Networks, low: Networks, settings: StepSettings, batch: int, device: torch.device) -> Any:
+    """The kernels that a step spends most time in, by Torch's profiler."""
+    from torch.profiler import ProfilerActivity, profile
+
+    state = filled(image_state(networks, settings, device), batch)
+    plain = PlainStepper(low, settings)
+    plain(state, batch, False)
+    on_gpu = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
+        plain(state, batch, False)
+        if on_gpu:
+            torch.cuda.synchronize(device)
+    events = profiler.key_averages()
+
+    def cost(event: Any) -> float:
+        return float(getattr(event, "self_device_time_total", 0.0) if on_gpu else event.self_cpu_time_total)
+
+    total = sum(cost(event) for event in events) or 1.0
+    rows = sorted(events, key=cost, reverse=True)[:20]
+    return [
+        {
+            "kernel": event.key[:160],
+            "calls": event.count,
+            "milliseconds": cost(event) / 1e3,
+            "share": cost(event) / total,
+        }
+        for event in rows
+    ]
+
+
+def time_plain_loop(networks: Networks, clock: Clock) -> dict[str, Any]:
+    """The yardstick, after a check that it draws the same picture."""
+    generator = PlainGenerator(rosinality(networks.generator)).to(clock.device)
+    identity, attribute = networks.identity_encoder, networks.attribute_encoder
+    config = networks.generator.config
+    w_plus = torch.randn(1, config.rows, config.w_dim, device=clock.device) * 0.7
+    with torch.no_grad():
+        ours, theirs = networks.generator.synthesis(w_plus), generator(w_plus)
+        difference = float((ours - theirs).abs().max() / theirs.abs().max())
+    for network in (identity, attribute):
+        network.requires_grad_(True)
+    real = torch.rand(1, 3, config.resolution, config.resolution, device=clock.device) * 2 - 1
+    rows = w_plus[:, 3:8].clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([rows], lr=0.01)
+
+    def tokens(image: torch.Tensor) -> torch.Tensor:
+        return attribute.encode(attribute.preprocess(image)).tokens
+
+    try:
+        times = clock.times(lambda: plain_step(generator, identity, tokens, real, w_plus, rows, optimiser))
+    finally:
+        for network in (identity, attribute):
+            network.requires_grad_(False)
+            network.zero_grad(set_to_none=True)
+    return summary(times, 1) | {"picture_difference": difference}
+
+
+def ends(networks: Networks, precisions: list[Precision], count: int, steps: int, device: torch.device) -> Any:
+    """Where whole optimisations of a few images end in each precision, judged in float32, against those in fp32."""
+    config = networks.generator.config
+    random = torch.Generator(device="cpu").manual_seed(2)
+    w_plus = (torch.randn(count, config.rows, config.w_dim, generator=random) * 0.7).to(device)
+    real = (torch.rand(count, 3, config.resolution, config.resolution, generator=random) * 2 - 1).to(device)
+    preset = replace(PRESETS["falco"], steps=steps)
+    targets = real_targets(networks.identity_encoder, networks.attribute_encoder, real, preset)
+    found: dict[str, Any] = {}
+    for precision in ["fp32", *(each for each in precisions if each != "fp32")]:
+        settings = StepSettings(preset, precision=precision)  # type: ignore[arg-type]
+        low = lowered(networks, settings.precision)
+        state = begin(networks.generator, w_plus, targets, settings)
+        tickets = [Ticket(number, state.part(number, 1)) for number in range(count)]
+        groups = list(
+            optimise_continuously(low, make_lanes(low, settings, min(count, 2), stepper_for(device)), tickets)
+        )
+        results = sorted((result for group in groups for result in group), key=lambda result: result.key)
+        with torch.no_grad(), computing("fp32"):
+            parts = []
+            for number, result in enumerate(results):
+                images = networks.generator.synthesis(result.w_plus[None])
+                target = Targets(targets.identity[number : number + 1], targets.tokens[number : number + 1])
+                parts.append(compare(*networks[1:], images, target, preset))
+        cosine, attribute = (torch.cat([part[index] for part in parts]).cpu() for index in (0, 1))
+        found[precision] = {"identity_cosine": cosine.tolist(), "attribute_loss": attribute.tolist()}
+        exact = found["fp32"]
+        pairs = list(zip(attribute.tolist(), exact["attribute_loss"], strict=True))
+        found[precision]["attribute_loss_change_largest"] = max(abs(a / b - 1) for a, b in pairs)
+        cosines = zip(cosine.tolist(), exact["identity_cosine"], strict=True)
+        found[precision]["identity_cosine_change_largest"] = max(abs(a - b) for a, b in cosines)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, required=True)
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--precisions", nargs="*", default=list(PRECISIONS), choices=PRECISIONS)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=300, help="begin nothing new after so long")
+    parser.add_argument("--ends", type=int, default=4, help="images of the comparison of whole runs")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of those runs")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="small networks, to try the script itself")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+
+    device = torch.device(arguments.device)
+    started = time.monotonic()
+    clock = Clock(device, arguments.repeats)
+    configs = configurations(arguments.side, arguments.tiny)
+    networks = make_networks(configs, device)
+    rates: dict[str, Any] = {}
+    if device.type == "cuda":
+        rates = {"measured": measured_rates(), "data_sheet": data_sheet(torch.cuda.get_device_name(device))}
+    result: dict[str, Any] = {
+        "question": "how long one optimisation step takes, and how near that is to the roofline",
+        "side": arguments.side,
+        "tiny": arguments.tiny,
+        "machine": describe(),
+        "rates": rates,
+        "rows": [],
+        "skipped": [],
+    }
+
+    def save() -> None:
+        result["seconds"] = time.monotonic() - started
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    result["plain_loop"] = time_plain_loop(networks, clock)
+    save()
+    plain = result["plain_loop"]["images_per_second_at_50_steps"]
+    print(f"{arguments.side} px, plain loop: {plain:.3f} images/s", flush=True)
+    wanted = [each for each in arguments.precisions if each != "tf32" or device.type == "cuda"]
+    if arguments.ends:
+        result["ends"] = ends(networks, wanted, arguments.ends, arguments.steps, device)
+        save()
+    for precision in wanted:
+        settings = StepSettings(PRESETS["falco"], precision=precision)
+        low = lowered(networks, precision)
+        best: tuple[float, int] = (0.0, 0)
+        for batch in arguments.batches:
+            if time.monotonic() - started > arguments.seconds:
+                result["skipped"].append({"precision": precision, "batch": batch, "why": "out of time"})
+                continue
+            try:
+                row = time_step(networks, low, settings, batch, clock, rates)
+            except RuntimeError as error:
+                if not is_memory(error):
+                    raise
+                result["skipped"].append({"precision": precision, "batch": batch, "why": "out of memory"})
+                row = None
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            if row is None:
+                break
+            speed = row.get("graph", row["without_graph"])["images_per_second_at_50_steps"]
+            row["times_plain_loop"] = speed / plain
+            result["rows"].append(row)
+            best = max(best, (speed, batch))
+            share = row.get("share_of_roofline_measured")
+            print(
+                f"{arguments.side} px {precision} batch {batch:2}: {speed:8.3f} images/s, {speed / plain:6.1f} x plain"
+                + (f", {100 * share:.0f} % of the measured roofline" if share else ""),
+                flush=True,
+            )
+            save()
+        if best[1]:
+            found = result.setdefault("best", {})[precision] = {"images_per_second": best[0], "batch": best[1]}
+            found["parts_seconds"] = time_parts(networks, low, settings, best[1], clock)
+            if device.type == "cuda":
+                image = image_state(networks, settings, device)
+                found["capacity_by_memory"] = measured_capacity(low, settings, image, limit=1024)
+            if precision in ("bf16", "fp32"):
+                found["kernels"] = kernel_table(networks, low, settings, best[1], device)
+            save()
+        del low
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    save()
+    print(f"written to {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
