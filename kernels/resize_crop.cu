@@ -101,8 +101,8 @@ __device__ __forceinline__ void resize_backward(const ResizeBackward& a) {
 }
 
 #define OF_TYPE(suffix, T)                                              \
-  KERNEL(resize_forward_##suffix, ResizeForward, (resize_forward<T>))   \
-  KERNEL(resize_backward_##suffix, ResizeBackward, (resize_backward<T>))
+  KERNEL(resize_forward_##suffix, 2, ResizeForward, (resize_forward<T>))   \
+  KERNEL(resize_backward_##suffix, 2, ResizeBackward, (resize_backward<T>))
 
 OF_TYPE(f32, float)
 OF_TYPE(f16, __half)

@@ -2,8 +2,6 @@
 // style, and toRGB with the enlarged image so far. See styled_epilogue.py for the definition.
 #include "cuda/common.cuh"
 
-constexpr int PIXELS = 4;  // of a forward thread: so many loads are under way before the first is used
-
 struct EpilogueForward {
   const void* u;               // [N, P, C]
   const float* demodulation;   // [N, C] or null: 1
@@ -17,9 +15,8 @@ struct EpilogueForward {
   const float* rgb_bias;       // [3]
   const float* skip;           // [N, 3, H / 2, W / 2] or null: 0
   float* image;                // [N, 3, P]
-  int pixels, width, channels;
+  int pixels, width, channels, strip;  // strip: pixels of a block
   int activate;                // 0: no activation and no gain, for toRGB and the style alone
-  int whole;
 };
 
 // Pixel (y, x) of the image so far, enlarged: zeros between its pixels, then the filter [1, 3, 3, 1] / 4 both ways.
@@ -36,85 +33,95 @@ __device__ __forceinline__ float enlarged(const float* plane, int height, int wi
   return sum;
 }
 
-// Block (lanes, rows): a pixel's channels are spread over `lanes` neighbours of a warp, a power of two.
-template <typename T, bool RGB>
+// Block (lanes, rows): a pixel's channels are spread over `lanes` neighbours of a warp, a power of two. A thread goes
+// through its pixels a few at a time, so that their loads are under way together.
+template <typename T, bool WHOLE, bool RGB>
 __device__ __forceinline__ void epilogue_forward(const EpilogueForward& a) {
+  constexpr int BATCH = RGB ? 2 : 4;
   const int lanes = blockDim.x, rows = blockDim.y, lane = threadIdx.x;
-  const size_t n = blockIdx.y;
-  const int first = blockIdx.x * rows * PIXELS + threadIdx.y;
   const int groups = (a.channels + GROUP - 1) / GROUP;
+  const size_t n = blockIdx.y;
   const float gain = a.activate ? ACTIVATION_GAIN : 1.f, slope = a.activate ? LEAKY_SLOPE : 1.f;
   const T* u = static_cast<const T*>(a.u) + n * a.pixels * a.channels;
   T* z = a.z == nullptr ? nullptr : static_cast<T*>(a.z) + n * a.pixels * a.channels;
+  unsigned char* signs = a.signs == nullptr ? nullptr : a.signs + n * a.pixels * groups;
+  const int end = min(a.pixels, static_cast<int>(blockIdx.x + 1) * a.strip);
 
-  float noise[PIXELS], rgb[PIXELS][3];
+  float scale[GROUP], bias[GROUP], next[GROUP], weight[3][GROUP];
+  bool loaded = false;
+  // All threads of a warp stay in the loop together: they share sums.
+  for (int base = blockIdx.x * a.strip; base < end; base += rows * BATCH) {
+    const int first = base + threadIdx.y;
+    float rgb[BATCH][3];
 #pragma unroll
-  for (int k = 0; k < PIXELS; ++k) {
-    const int p = first + k * rows;
-    noise[k] = a.noise != nullptr && p < a.pixels ? gain * a.noise[p] : 0.f;
-    rgb[k][0] = rgb[k][1] = rgb[k][2] = 0.f;
-  }
+    for (int k = 0; k < BATCH; ++k) rgb[k][0] = rgb[k][1] = rgb[k][2] = 0.f;
 
-  for (int group = lane; group < groups; group += lanes) {
-    const int c = group * GROUP, count = a.channels - c;
-    Eight<T> raw[PIXELS];
+    for (int group = lane; group < groups; group += lanes) {
+      const int c = group * GROUP, count = a.channels - c;
+      Eight<T> raw[BATCH];
+      float noise[BATCH];
 #pragma unroll
-    for (int k = 0; k < PIXELS; ++k) {
-      const int p = first + k * rows;
-      raw[k] = p < a.pixels ? load(u + (size_t)p * a.channels + c, count, a.whole) : zeros<T>();
-    }
-    // Leaky ReLU is homogeneous, so the gain goes into the constants.
-    float scale[GROUP], bias[GROUP], next[GROUP], weight[3][GROUP];
-    constants(scale, offset(a.demodulation, n * a.channels + c), count, a.whole, gain);
-    constants(bias, offset(a.bias, c), count, a.whole, a.bias == nullptr ? 0.f : gain);
-    constants(next, offset(a.next_styles, n * a.channels + c), count, a.whole, 1.f);
-    if (RGB) {
-      float style[GROUP];
-      constants(style, a.rgb_styles + n * a.channels + c, count, a.whole, 1.f);
-#pragma unroll
-      for (int j = 0; j < 3; ++j) {
-        constants(weight[j], a.rgb_weight + (size_t)j * a.channels + c, count, a.whole, 1.f);
-#pragma unroll
-        for (int i = 0; i < GROUP; ++i) weight[j][i] *= style[i];
+      for (int k = 0; k < BATCH; ++k) {
+        const int p = first + k * rows;
+        raw[k] = p < end ? load<WHOLE>(u + (p * a.channels + c), count) : zeros<T>();
+        noise[k] = a.noise != nullptr && p < end ? gain * a.noise[p] : 0.f;
       }
-    }
-#pragma unroll
-    for (int k = 0; k < PIXELS; ++k) {
-      const int p = first + k * rows;
-      unsigned bits = 0;
-      Eight<T> out;
-#pragma unroll
-      for (int i = 0; i < GROUP; ++i) {
-        const float v = widen(raw[k].at[i]) * scale[i] + (noise[k] + bias[i]);
-        bits |= v > 0.f ? 1u << i : 0u;
-        const float y = v > 0.f ? v : slope * v;
+      // A thread with one group of channels keeps its constants.
+      if (!loaded || groups > lanes) {
+        loaded = true;
+        // Leaky ReLU is homogeneous, so the gain goes into the constants.
+        constants<WHOLE>(scale, offset(a.demodulation, n * a.channels + c), count, gain);
+        constants<WHOLE>(bias, offset(a.bias, c), count, a.bias == nullptr ? 0.f : gain);
+        constants<WHOLE>(next, offset(a.next_styles, n * a.channels + c), count, 1.f);
         if (RGB) {
+          float style[GROUP];
+          constants<WHOLE>(style, a.rgb_styles + n * a.channels + c, count, 1.f);
 #pragma unroll
-          for (int j = 0; j < 3; ++j) rgb[k][j] += weight[j][i] * y;
+          for (int j = 0; j < 3; ++j) {
+            constants<WHOLE>(weight[j], a.rgb_weight + (size_t)j * a.channels + c, count, 1.f);
+#pragma unroll
+            for (int i = 0; i < GROUP; ++i) weight[j][i] *= style[i];
+          }
         }
-        out.at[i] = narrow<T>(y * next[i]);
       }
-      if (p < a.pixels) {
-        if (a.signs != nullptr) a.signs[(n * a.pixels + p) * groups + group] = static_cast<unsigned char>(bits);
-        if (z != nullptr) store(z + (size_t)p * a.channels + c, out, count, a.whole);
+#pragma unroll
+      for (int k = 0; k < BATCH; ++k) {
+        const int p = first + k * rows;
+        unsigned bits = 0;
+        Eight<T> out;
+#pragma unroll
+        for (int i = 0; i < GROUP; ++i) {
+          const float v = widen(raw[k].at[i]) * scale[i] + (noise[k] + bias[i]);
+          bits |= v > 0.f ? 1u << i : 0u;
+          const float y = v > 0.f ? v : slope * v;
+          if (RGB) {
+#pragma unroll
+            for (int j = 0; j < 3; ++j) rgb[k][j] += weight[j][i] * y;
+          }
+          out.at[i] = narrow<T>(y * next[i]);
+        }
+        if (p < end) {
+          if (signs != nullptr) signs[p * groups + group] = static_cast<unsigned char>(bits);
+          if (z != nullptr) store<WHOLE>(z + (p * a.channels + c), out, count);
+        }
       }
     }
-  }
 
-  if (RGB) {
-    const int height = a.pixels / a.width;
+    if (RGB) {
 #pragma unroll
-    for (int k = 0; k < PIXELS; ++k) {
-      const int p = first + k * rows;
+      for (int k = 0; k < BATCH; ++k) {
+        const int p = first + k * rows;
 #pragma unroll
-      for (int j = 0; j < 3; ++j) {
-        float sum = rgb[k][j];
-        for (int by = lanes / 2; by > 0; by /= 2) sum += __shfl_xor_sync(FULL_WARP, sum, by);
-        if (p < a.pixels && lane == j % lanes) {
-          const size_t plane = n * 3 + j;
-          if (a.skip != nullptr)
-            sum += enlarged(a.skip + plane * (a.pixels / 4), height / 2, a.width / 2, p / a.width, p % a.width);
-          a.image[plane * a.pixels + p] = sum + a.rgb_bias[j];
+        for (int j = 0; j < 3; ++j) {
+          float sum = rgb[k][j];
+          for (int by = lanes / 2; by > 0; by /= 2) sum += __shfl_xor_sync(FULL_WARP, sum, by);
+          if (p < end && lane == j % lanes) {
+            const size_t plane = n * 3 + j;
+            const int height = a.pixels / a.width;
+            if (a.skip != nullptr)
+              sum += enlarged(a.skip + plane * (a.pixels / 4), height / 2, a.width / 2, p / a.width, p % a.width);
+            a.image[plane * a.pixels + p] = sum + a.rgb_bias[j];
+          }
         }
       }
     }
@@ -137,7 +144,7 @@ struct EpilogueBackward {
   float* next_sums;
   float* rgb_sums;
   int pixels, channels, strip;  // strip: pixels of a block
-  int activate, whole;
+  int activate;
 };
 
 // Adds up over the block's rows and writes one row of [strips, C].
@@ -158,9 +165,9 @@ __device__ __forceinline__ void reduce_rows(const float (&sums)[GROUP], float* o
 
 // Block (lanes, rows) as in the forward, but a block has its own `lanes` groups of channels (blockIdx.y), so that their
 // constants and sums stay in registers while the thread goes through its pixels.
-template <typename T, bool RGB, bool SUMS>
+template <typename T, bool WHOLE, bool RGB, bool SUMS>
 __device__ __forceinline__ void epilogue_backward(const EpilogueBackward& a) {
-  constexpr int BATCH = SUMS ? 2 : 4;
+  constexpr int BATCH = !SUMS ? 4 : RGB ? 1 : 2;  // fewer at a time where many sums take the registers
   const int lanes = blockDim.x, rows = blockDim.y;
   const size_t n = blockIdx.z;
   const int groups = (a.channels + GROUP - 1) / GROUP;
@@ -170,6 +177,7 @@ __device__ __forceinline__ void epilogue_backward(const EpilogueBackward& a) {
   const float gain = a.activate ? ACTIVATION_GAIN : 1.f, slope = a.activate ? LEAKY_SLOPE : 1.f;
   const size_t image = n * a.pixels * a.channels;
   const T* u = static_cast<const T*>(a.u) + image;
+  const unsigned char* signs = a.signs == nullptr ? nullptr : a.signs + n * a.pixels * groups;
   const T* z_grad = a.z_grad == nullptr ? nullptr : static_cast<const T*>(a.z_grad) + image;
   T* u_grad = a.u_grad == nullptr ? nullptr : static_cast<T*>(a.u_grad) + image;
 
@@ -179,14 +187,14 @@ __device__ __forceinline__ void epilogue_backward(const EpilogueBackward& a) {
 
   if (group < groups) {
     float scale[GROUP], bias[GROUP], next[GROUP], style[GROUP], weight[3][GROUP];
-    constants(scale, offset(a.demodulation, n * a.channels + c), count, a.whole, gain);
-    constants(next, offset(a.next_styles, n * a.channels + c), count, a.whole, 1.f);
-    if (SUMS) constants(bias, offset(a.bias, c), count, a.whole, a.bias == nullptr ? 0.f : gain);
+    constants<WHOLE>(scale, offset(a.demodulation, n * a.channels + c), count, gain);
+    constants<WHOLE>(next, offset(a.next_styles, n * a.channels + c), count, 1.f);
+    if (SUMS) constants<WHOLE>(bias, offset(a.bias, c), count, a.bias == nullptr ? 0.f : gain);
     if (RGB) {
-      constants(style, a.rgb_styles + n * a.channels + c, count, a.whole, 1.f);
+      constants<WHOLE>(style, a.rgb_styles + n * a.channels + c, count, 1.f);
 #pragma unroll
       for (int j = 0; j < 3; ++j)
-        constants(weight[j], a.rgb_weight + (size_t)j * a.channels + c, count, a.whole, 1.f);
+        constants<WHOLE>(weight[j], a.rgb_weight + (size_t)j * a.channels + c, count, 1.f);
     }
     for (int start = blockIdx.x * a.strip + threadIdx.y; start < end; start += rows * BATCH) {
       Eight<T> raw[BATCH], gradient[BATCH];
@@ -196,13 +204,13 @@ __device__ __forceinline__ void epilogue_backward(const EpilogueBackward& a) {
       for (int k = 0; k < BATCH; ++k) {
         const int p = start + k * rows;
         const bool inside = p < end;
-        const size_t at = (size_t)p * a.channels + c;
-        gradient[k] = inside && z_grad != nullptr ? load(z_grad + at, count, a.whole) : zeros<T>();
+        const int at = p * a.channels + c;
+        gradient[k] = inside && z_grad != nullptr ? load<WHOLE>(z_grad + at, count) : zeros<T>();
         if (SUMS) {
-          raw[k] = inside ? load(u + at, count, a.whole) : zeros<T>();
+          raw[k] = inside ? load<WHOLE>(u + at, count) : zeros<T>();
           noise[k] = inside && a.noise != nullptr ? gain * a.noise[p] : 0.f;
         }
-        bits[k] = inside && a.signs != nullptr ? a.signs[(n * a.pixels + p) * groups + group] : 0u;
+        bits[k] = inside && signs != nullptr ? signs[p * groups + group] : 0u;
         if (RGB) {
 #pragma unroll
           for (int j = 0; j < 3; ++j) of_image[k][j] = inside ? a.image_grad[(n * 3 + j) * a.pixels + p] : 0.f;
@@ -223,7 +231,7 @@ __device__ __forceinline__ void epilogue_backward(const EpilogueBackward& a) {
           bool positive = bits[k] >> i & 1u;
           if (SUMS) {
             const float value = widen(raw[k].at[i]), v = value * scale[i] + (noise[k] + bias[i]);
-            positive = a.signs == nullptr ? v > 0.f : positive;
+            positive = signs == nullptr ? v > 0.f : positive;
             const float y = positive ? v : slope * v;
             of_next[i] += of_z * y;
             if (RGB) of_rgb[i] += colour * y;
@@ -231,7 +239,7 @@ __device__ __forceinline__ void epilogue_backward(const EpilogueBackward& a) {
           }
           out.at[i] = narrow<T>((positive ? of_y : slope * of_y) * scale[i]);
         }
-        if (p < end && u_grad != nullptr) store(u_grad + (size_t)p * a.channels + c, out, count, a.whole);
+        if (p < end && u_grad != nullptr) store<WHOLE>(u_grad + (p * a.channels + c), out, count);
       }
     }
   }
@@ -269,15 +277,19 @@ __device__ __forceinline__ void skip_backward_body(const SkipBackward& a) {
   a.skip_grad[plane * a.height * a.width + p] = sum;
 }
 
-KERNEL(skip_backward, SkipBackward, skip_backward_body)
+KERNEL(skip_backward, 2, SkipBackward, skip_backward_body)
 
-#define OF_TYPE(suffix, T)                                                                   \
-  KERNEL(epilogue_forward_##suffix, EpilogueForward, (epilogue_forward<T, false>))            \
-  KERNEL(epilogue_forward_rgb_##suffix, EpilogueForward, (epilogue_forward<T, true>))         \
-  KERNEL(epilogue_backward_##suffix, EpilogueBackward, (epilogue_backward<T, false, false>))  \
-  KERNEL(epilogue_backward_rgb_##suffix, EpilogueBackward, (epilogue_backward<T, true, false>)) \
-  KERNEL(epilogue_backward_sums_##suffix, EpilogueBackward, (epilogue_backward<T, false, true>)) \
-  KERNEL(epilogue_backward_rgb_sums_##suffix, EpilogueBackward, (epilogue_backward<T, true, true>))
+#define OF_LAYOUT(suffix, T, WHOLE)                                                                     \
+  KERNEL(epilogue_forward_##suffix, 2, EpilogueForward, (epilogue_forward<T, WHOLE, false>))               \
+  KERNEL(epilogue_forward_rgb_##suffix, 2, EpilogueForward, (epilogue_forward<T, WHOLE, true>))            \
+  KERNEL(epilogue_backward_##suffix, 2, EpilogueBackward, (epilogue_backward<T, WHOLE, false, false>))     \
+  KERNEL(epilogue_backward_rgb_##suffix, 2, EpilogueBackward, (epilogue_backward<T, WHOLE, true, false>))  \
+  KERNEL(epilogue_backward_sums_##suffix, 2, EpilogueBackward, (epilogue_backward<T, WHOLE, false, true>)) \
+  KERNEL(epilogue_backward_rgb_sums_##suffix, 1, EpilogueBackward, (epilogue_backward<T, WHOLE, true, true>))
+
+#define OF_TYPE(suffix, T)   \
+  OF_LAYOUT(suffix, T, true) \
+  OF_LAYOUT(suffix##_any, T, false)
 
 OF_TYPE(f32, float)
 OF_TYPE(f16, __half)

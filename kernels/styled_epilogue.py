@@ -25,20 +25,23 @@ from faceanon_engine.kernels.cuda.launch import (
     SUFFIX,
     THREADS,
     Launcher,
-    aligned,
     ceil_div,
     channels_last,
     float32,
     lanes_for,
     launcher_for,
     pointer,
+    suffix,
 )
 from faceanon_engine.kernels.fir import upsample_reference
 from faceanon_engine.kernels.modulated_conv import epilogue
 
 _SOURCE = "styled_epilogue"
-_PIXELS = 4  # of a forward thread, as in the source
-_ROWS_OF_SUMS = 8  # pixels a thread goes through where sums are wanted: more make fewer partial sums and fewer blocks
+
+
+def _pixels_of_thread(pixels: int, sums: bool = False) -> int:
+    """How many pixels a thread goes through: many make few loads of constants and few partial sums, few make blocks."""
+    return 8 if sums or pixels >= 64 * 64 else 4
 
 
 class RGB(NamedTuple):
@@ -135,7 +138,7 @@ class _Forward(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("u", "demodulation", "noise", "bias", "next_styles", "z", "signs")),
         *((name, ctypes.c_void_p) for name in ("rgb_weight", "rgb_styles", "rgb_bias", "skip", "image")),
-        *((name, ctypes.c_int) for name in ("pixels", "width", "channels", "activate", "whole")),
+        *((name, ctypes.c_int) for name in ("pixels", "width", "channels", "strip", "activate")),
     ]
 
 
@@ -144,7 +147,7 @@ class _Backward(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("u", "signs", "demodulation", "noise", "bias", "next_styles")),
         *((name, ctypes.c_void_p) for name in ("z_grad", "rgb_weight", "rgb_styles", "image_grad", "u_grad")),
         *((name, ctypes.c_void_p) for name in ("demodulation_sums", "next_sums", "rgb_sums")),
-        *((name, ctypes.c_int) for name in ("pixels", "channels", "strip", "activate", "whole")),
+        *((name, ctypes.c_int) for name in ("pixels", "channels", "strip", "activate")),
     ]
 
 
@@ -220,7 +223,7 @@ def epilogue_gradients(
     batch, channels, height, width = like.shape
     lanes = lanes_for(channels)
     rows = THREADS // lanes
-    strip = rows * (_ROWS_OF_SUMS if wanted.sums else _PIXELS)
+    strip = rows * _pixels_of_thread(height * width, wanted.sums)
     strips = ceil_div(height * width, strip)
     u_grad = torch.empty_like(like, memory_format=torch.channels_last) if wanted.u else None
     sums = [like.new_empty(batch, strips, channels, dtype=torch.float32) if each else None for each in wanted[1:]]
@@ -231,11 +234,10 @@ def epilogue_gradients(
     arguments.demodulation_sums, arguments.next_sums, arguments.rgb_sums = map(pointer, sums)
     arguments.pixels, arguments.channels, arguments.strip = height * width, channels, strip
     arguments.activate = activate
-    arguments.whole = channels % GROUP == 0 and aligned(u, z_grad, u_grad, *constants)
     variant = f"{'' if image_grad is None else 'rgb_'}{'sums_' if wanted.sums else ''}"
     grid = (strips, ceil_div(ceil_div(channels, GROUP), lanes), batch)
     shared = THREADS * GROUP * 4 if wanted.sums else 0
-    kernel = f"epilogue_backward_{variant}{SUFFIX[like.dtype]}"
+    kernel = f"epilogue_backward_{variant}{suffix(like.dtype, channels, u, z_grad, u_grad, *constants)}"
     launcher.launch(_SOURCE, kernel, grid, (lanes, rows, 1), arguments, shared)
     return Gradients(u_grad, *(None if each is None else each.sum(dim=1) for each in sums))
 
@@ -268,14 +270,14 @@ class _StyledEpilogue(torch.autograd.Function):
 
         lanes = lanes_for(channels)
         rows = THREADS // lanes
+        strip = rows * _pixels_of_thread(height * width)
         arguments = _Forward(**{name: pointer(value) for name, value in constants._asdict().items()})
         arguments.u, arguments.z, arguments.signs = pointer(u), pointer(z), pointer(signs)
         arguments.rgb_bias, arguments.skip, arguments.image = pointer(rgb_bias), pointer(skip), pointer(image)
         arguments.pixels, arguments.width, arguments.channels = height * width, width, channels
-        arguments.activate = settings.activate
-        arguments.whole = channels % GROUP == 0 and aligned(u, z, *constants)
-        kernel = f"epilogue_forward_{'' if image is None else 'rgb_'}{SUFFIX[u.dtype]}"
-        grid = (ceil_div(height * width, rows * _PIXELS), batch, 1)
+        arguments.strip, arguments.activate = strip, settings.activate
+        kernel = f"epilogue_forward_{'' if image is None else 'rgb_'}{suffix(u.dtype, channels, u, z, *constants)}"
+        grid = (ceil_div(height * width, strip), batch, 1)
         settings.launcher.launch(_SOURCE, kernel, grid, (lanes, rows, 1), arguments)
 
         ctx.save_for_backward(u if wanted.sums else None, signs, *constants)

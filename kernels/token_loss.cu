@@ -8,10 +8,10 @@ struct TokenForward {
   const void* tokens;      // [N, V], V values an image
   const float* reference;  // [N, V]
   float* partial;          // [N, blocks]: the caller adds them up
-  int values, whole;
+  int values;
 };
 
-template <typename T>
+template <typename T, bool WHOLE>
 __device__ __forceinline__ void token_forward(const TokenForward& a) {
   const size_t n = blockIdx.y;
   const T* tokens = static_cast<const T*>(a.tokens) + n * a.values;
@@ -23,8 +23,8 @@ __device__ __forceinline__ void token_forward(const TokenForward& a) {
 #pragma unroll
   for (int k = 0; k < BATCH; ++k) {
     const int at = first + k * THREADS * GROUP;
-    x[k] = at < a.values ? load(tokens + at, a.values - at, a.whole) : zeros<T>();
-    y[k] = at < a.values ? load(reference + at, a.values - at, a.whole) : zeros<float>();
+    x[k] = at < a.values ? load<WHOLE>(tokens + at, a.values - at) : zeros<T>();
+    y[k] = at < a.values ? load<WHOLE>(reference + at, a.values - at) : zeros<float>();
   }
 #pragma unroll
   for (int k = 0; k < BATCH; ++k)
@@ -47,10 +47,10 @@ struct TokenBackward {
   const float* loss_grad;  // [N]
   void* tokens_grad;       // [N, V]
   float factor;            // 1 / values of a token
-  int values, whole;
+  int values;
 };
 
-template <typename T>
+template <typename T, bool WHOLE>
 __device__ __forceinline__ void token_backward(const TokenBackward& a) {
   const size_t n = blockIdx.y;
   const T* tokens = static_cast<const T*>(a.tokens) + n * a.values;
@@ -62,21 +62,25 @@ __device__ __forceinline__ void token_backward(const TokenBackward& a) {
     const int at = first + k * THREADS * GROUP;
     if (at >= a.values) return;
     const int count = a.values - at;
-    const Eight<T> x = load(tokens + at, count, a.whole);
-    const Eight<float> y = load(reference + at, count, a.whole);
+    const Eight<T> x = load<WHOLE>(tokens + at, count);
+    const Eight<float> y = load<WHOLE>(reference + at, count);
     Eight<T> out;
 #pragma unroll
     for (int i = 0; i < GROUP; ++i) {
       const float difference = widen(x.at[i]) - y.at[i];
       out.at[i] = narrow<T>(difference > 0.f ? slope : difference < 0.f ? -slope : 0.f * difference);
     }
-    store(static_cast<T*>(a.tokens_grad) + n * a.values + at, out, count, a.whole);
+    store<WHOLE>(static_cast<T*>(a.tokens_grad) + n * a.values + at, out, count);
   }
 }
 
-#define OF_TYPE(suffix, T)                                           \
-  KERNEL(token_forward_##suffix, TokenForward, (token_forward<T>))   \
-  KERNEL(token_backward_##suffix, TokenBackward, (token_backward<T>))
+#define OF_LAYOUT(suffix, T, WHOLE)                                       \
+  KERNEL(token_forward_##suffix, 2, TokenForward, (token_forward<T, WHOLE>)) \
+  KERNEL(token_backward_##suffix, 2, TokenBackward, (token_backward<T, WHOLE>))
+
+#define OF_TYPE(suffix, T)   \
+  OF_LAYOUT(suffix, T, true) \
+  OF_LAYOUT(suffix##_any, T, false)
 
 OF_TYPE(f32, float)
 OF_TYPE(f16, __half)

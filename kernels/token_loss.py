@@ -18,11 +18,11 @@ from faceanon_engine.kernels.cuda.launch import (
     SUFFIX,
     THREADS,
     Launcher,
-    aligned,
     ceil_div,
     float32,
     launcher_for,
     pointer,
+    suffix,
 )
 
 _SOURCE = "token_loss"
@@ -53,7 +53,7 @@ def token_loss(tokens: Tensor, reference: Tensor, *, launcher: Launcher | None =
 class _Forward(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("tokens", "reference", "partial")),
-        *((name, ctypes.c_int) for name in ("values", "whole")),
+        *((name, ctypes.c_int) for name in ("values",)),
     ]
 
 
@@ -61,7 +61,7 @@ class _Backward(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("tokens", "reference", "loss_grad", "tokens_grad")),
         ("factor", ctypes.c_float),
-        *((name, ctypes.c_int) for name in ("values", "whole")),
+        *((name, ctypes.c_int) for name in ("values",)),
     ]
 
 
@@ -72,9 +72,8 @@ class _TokenLoss(torch.autograd.Function):
         batch, values = len(tokens), tokens[0].numel()
         blocks = ceil_div(values, THREADS * GROUP * _BATCH)
         partial = tokens.new_empty(batch, blocks, dtype=torch.float32)
-        whole = values % GROUP == 0 and aligned(tokens, constant)
-        arguments = _Forward(pointer(tokens), pointer(constant), pointer(partial), values, whole)
-        kernel = f"token_forward_{SUFFIX[tokens.dtype]}"
+        arguments = _Forward(pointer(tokens), pointer(constant), pointer(partial), values)
+        kernel = f"token_forward_{suffix(tokens.dtype, values, tokens, constant)}"
         launcher.launch(_SOURCE, kernel, (blocks, batch, 1), (THREADS, 1, 1), arguments, THREADS // 32 * 4)
         ctx.save_for_backward(tokens, constant)
         ctx.launcher = launcher
@@ -91,8 +90,7 @@ class _TokenLoss(torch.autograd.Function):
         slopes = float32(loss_grad)
         arguments = _Backward(pointer(tokens), pointer(constant), pointer(slopes), pointer(gradient))
         arguments.factor, arguments.values = 1 / tokens.shape[2], values
-        arguments.whole = values % GROUP == 0 and aligned(tokens, constant, gradient)
         grid = (ceil_div(values, THREADS * GROUP * _BATCH), batch, 1)
-        kernel = f"token_backward_{SUFFIX[tokens.dtype]}"
+        kernel = f"token_backward_{suffix(tokens.dtype, values, tokens, constant, gradient)}"
         ctx.launcher.launch(_SOURCE, kernel, grid, (THREADS, 1, 1), arguments)
         return gradient, None, None

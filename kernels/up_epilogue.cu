@@ -28,20 +28,20 @@ __device__ __forceinline__ Place place(int height, int width, int channels, int 
 
 // One row's four pixels around an output column, `PAD` before it; zeros outside. The signs, where there are any,
 // are those of the same pixels and make it the activation's gradient.
-template <typename T, int PAD>
+template <typename T, bool WHOLE, int PAD>
 struct Row {
   Eight<T> at[TAPS];
   unsigned bits[TAPS];
 
   __device__ __forceinline__ void read(const T* input, const unsigned char* signs, int height, int width, int channels,
-                                       int groups, const Place& to, int y, bool whole) {
+                                       int groups, const Place& to, int y) {
     const int row = y - PAD;
 #pragma unroll
     for (int i = 0; i < TAPS; ++i) {
       const int column = to.x - PAD + i;
       const bool exists = row >= 0 && row < height && column >= 0 && column < width;
       const size_t pixel = (size_t)row * width + column;
-      at[i] = exists ? load(input + pixel * channels + to.channel, to.count, whole) : zeros<T>();
+      at[i] = exists ? load<WHOLE>(input + pixel * channels + to.channel, to.count) : zeros<T>();
       bits[i] = exists && signs != nullptr ? signs[pixel * groups + to.group] : 0xffu;
     }
   }
@@ -59,22 +59,22 @@ struct Row {
 };
 
 // Filters [input_height, input_width] with PAD zeros before; calls `write(y, filtered)` for every output row.
-template <typename T, int PAD, typename Write>
+template <typename T, bool WHOLE, int PAD, typename Write>
 __device__ __forceinline__ void filter_column(const T* input, const unsigned char* signs, int height, int width,
-                                              int channels, int groups, const Place& at, bool whole, Write write) {
+                                              int channels, int groups, const Place& at, Write write) {
   float above[3][GROUP];
-  Row<T, PAD> row;
+  Row<T, WHOLE, PAD> row;
 #pragma unroll
   for (int i = 0; i < 3; ++i) {
-    row.read(input, signs, height, width, channels, groups, at, at.first_row + i, whole);
+    row.read(input, signs, height, width, channels, groups, at, at.first_row + i);
     row.filter(above[i]);
   }
-  row.read(input, signs, height, width, channels, groups, at, at.first_row + 3, whole);
+  row.read(input, signs, height, width, channels, groups, at, at.first_row + 3);
   for (int y = at.first_row; y < at.end_row; ++y) {
     float last[GROUP], sum[GROUP];
     row.filter(last);
     // The next row is on its way while this one is finished.
-    if (y + 1 < at.end_row) row.read(input, signs, height, width, channels, groups, at, y + 4, whole);
+    if (y + 1 < at.end_row) row.read(input, signs, height, width, channels, groups, at, y + 4);
 #pragma unroll
     for (int c = 0; c < GROUP; ++c) {
       sum[c] = tap(0) * (above[0][c] + last[c]) + tap(1) * (above[1][c] + above[2][c]);
@@ -95,10 +95,10 @@ struct UpForward {
   void* z;                    // [N, H, W, C]
   unsigned char* signs;       // [N, H, W, ceil(C / 8)] or null
   void* filtered;             // [N, H, W, C] or null: what the sums of the gradient need
-  int height, width, channels, strip, whole;
+  int height, width, channels, strip;
 };
 
-template <typename T>
+template <typename T, bool WHOLE>
 __device__ __forceinline__ void up_forward(const UpForward& a) {
   const Place at = place(a.height, a.width, a.channels, a.strip);
   if (!at.inside) return;
@@ -106,11 +106,11 @@ __device__ __forceinline__ void up_forward(const UpForward& a) {
   const int groups = (a.channels + GROUP - 1) / GROUP;
   const T* u = static_cast<const T*>(a.u) + n * (a.height + 1) * (a.width + 1) * a.channels;
   float scale[GROUP], bias[GROUP], next[GROUP];
-  constants(scale, offset(a.demodulation, n * a.channels + at.channel), at.count, a.whole, ACTIVATION_GAIN);
-  constants(bias, offset(a.bias, at.channel), at.count, a.whole, a.bias == nullptr ? 0.f : ACTIVATION_GAIN);
-  constants(next, offset(a.next_styles, n * a.channels + at.channel), at.count, a.whole, 1.f);
+  constants<WHOLE>(scale, offset(a.demodulation, n * a.channels + at.channel), at.count, ACTIVATION_GAIN);
+  constants<WHOLE>(bias, offset(a.bias, at.channel), at.count, a.bias == nullptr ? 0.f : ACTIVATION_GAIN);
+  constants<WHOLE>(next, offset(a.next_styles, n * a.channels + at.channel), at.count, 1.f);
 
-  filter_column<T, 1>(u, nullptr, a.height + 1, a.width + 1, a.channels, groups, at, a.whole,
+  filter_column<T, WHOLE, 1>(u, nullptr, a.height + 1, a.width + 1, a.channels, groups, at,
                       [&](int y, const float(&sum)[GROUP]) {
                         const int p = y * a.width + at.x;
                         const size_t pixel = n * a.height * a.width + p;
@@ -125,8 +125,8 @@ __device__ __forceinline__ void up_forward(const UpForward& a) {
                           out.at[c] = narrow<T>((v > 0.f ? v : LEAKY_SLOPE * v) * next[c]);
                         }
                         const size_t value = pixel * a.channels + at.channel;
-                        store(static_cast<T*>(a.z) + value, out, at.count, a.whole);
-                        if (a.filtered != nullptr) store(static_cast<T*>(a.filtered) + value, raw, at.count, a.whole);
+                        store<WHOLE>(static_cast<T*>(a.z) + value, out, at.count);
+                        if (a.filtered != nullptr) store<WHOLE>(static_cast<T*>(a.filtered) + value, raw, at.count);
                         if (a.signs != nullptr) a.signs[pixel * groups + at.group] = static_cast<unsigned char>(bits);
                       });
 }
@@ -137,10 +137,10 @@ struct UpBackward {
   const float* demodulation;   // [N, C] or null: 1; these two and the gain are applied only with signs
   const float* next_styles;
   void* u_grad;                // [N, H, W, C]
-  int height, width, channels, strip, whole;
+  int height, width, channels, strip;
 };
 
-template <typename T>
+template <typename T, bool WHOLE>
 __device__ __forceinline__ void up_backward(const UpBackward& a) {
   const Place at = place(a.height, a.width, a.channels, a.strip);
   if (!at.inside) return;
@@ -149,25 +149,29 @@ __device__ __forceinline__ void up_backward(const UpBackward& a) {
   const T* gradient = static_cast<const T*>(a.gradient) + n * pixels * a.channels;
   const unsigned char* signs = a.signs == nullptr ? nullptr : a.signs + n * pixels * groups;
   float scale[GROUP], next[GROUP];
-  constants(scale, offset(a.demodulation, n * a.channels + at.channel), at.count, a.whole, 1.f);
-  constants(next, offset(a.next_styles, n * a.channels + at.channel), at.count, a.whole, 1.f);
+  constants<WHOLE>(scale, offset(a.demodulation, n * a.channels + at.channel), at.count, 1.f);
+  constants<WHOLE>(next, offset(a.next_styles, n * a.channels + at.channel), at.count, 1.f);
 #pragma unroll
   for (int c = 0; c < GROUP; ++c) scale[c] = a.signs == nullptr ? 1.f : ACTIVATION_GAIN * scale[c] * next[c];
 
-  filter_column<T, 2>(gradient, signs, a.height - 1, a.width - 1, a.channels, groups, at, a.whole,
+  filter_column<T, WHOLE, 2>(gradient, signs, a.height - 1, a.width - 1, a.channels, groups, at,
                       [&](int y, const float(&sum)[GROUP]) {
                         Eight<T> out;
 #pragma unroll
                         for (int c = 0; c < GROUP; ++c) out.at[c] = narrow<T>(sum[c] * scale[c]);
                         const size_t pixel = (n * a.height + y) * a.width + at.x;
                         T* u_grad = static_cast<T*>(a.u_grad) + pixel * a.channels + at.channel;
-                        store(u_grad, out, at.count, a.whole);
+                        store<WHOLE>(u_grad, out, at.count);
                       });
 }
 
-#define OF_TYPE(suffix, T)                                  \
-  KERNEL(up_forward_##suffix, UpForward, (up_forward<T>))   \
-  KERNEL(up_backward_##suffix, UpBackward, (up_backward<T>))
+#define OF_LAYOUT(suffix, T, WHOLE)                              \
+  KERNEL(up_forward_##suffix, 2, UpForward, (up_forward<T, WHOLE>)) \
+  KERNEL(up_backward_##suffix, 2, UpBackward, (up_backward<T, WHOLE>))
+
+#define OF_TYPE(suffix, T)   \
+  OF_LAYOUT(suffix, T, true) \
+  OF_LAYOUT(suffix##_any, T, false)
 
 OF_TYPE(f32, float)
 OF_TYPE(f16, __half)

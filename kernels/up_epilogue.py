@@ -20,13 +20,13 @@ from faceanon_engine.kernels.cuda.launch import (
     SUFFIX,
     THREADS,
     Launcher,
-    aligned,
     ceil_div,
     channels_last,
     float32,
     lanes_for,
     launcher_for,
     pointer,
+    suffix,
 )
 from faceanon_engine.kernels.fir import blur_reference
 from faceanon_engine.kernels.styled_epilogue import (
@@ -84,20 +84,18 @@ class _Forward(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("u", "demodulation", "noise", "bias", "next_styles")),
         *((name, ctypes.c_void_p) for name in ("z", "signs", "filtered")),
-        *((name, ctypes.c_int) for name in ("height", "width", "channels", "strip", "whole")),
+        *((name, ctypes.c_int) for name in ("height", "width", "channels", "strip")),
     ]
 
 
 class _Backward(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("gradient", "signs", "demodulation", "next_styles", "u_grad")),
-        *((name, ctypes.c_int) for name in ("height", "width", "channels", "strip", "whole")),
+        *((name, ctypes.c_int) for name in ("height", "width", "channels", "strip")),
     ]
 
 
-def _launch(
-    kernel: str, arguments: _Forward | _Backward, shape: tuple[int, int, int, int], dtype: torch.dtype, by: Launcher
-) -> None:
+def _launch(kernel: str, arguments: _Forward | _Backward, shape: tuple[int, int, int, int], by: Launcher) -> None:
     """Over outputs of that shape: a thread has one column of a strip, eight channels wide."""
     batch, channels, height, width = shape
     lanes = lanes_for(channels)
@@ -107,7 +105,7 @@ def _launch(
     arguments.height, arguments.width, arguments.channels, arguments.strip = height, width, channels, strip
     chunks = ceil_div(ceil_div(channels, GROUP), lanes)
     grid = (ceil_div(width, columns) * chunks, ceil_div(height, strip), batch)
-    by.launch(_SOURCE, f"{kernel}_{SUFFIX[dtype]}", grid, (lanes, columns, 1), arguments)
+    by.launch(_SOURCE, kernel, grid, (lanes, columns, 1), arguments)
 
 
 class _UpEpilogue(torch.autograd.Function):
@@ -137,8 +135,8 @@ class _UpEpilogue(torch.autograd.Function):
         arguments = _Forward(u=pointer(u), z=pointer(z), signs=pointer(signs), filtered=pointer(filtered))
         for name in ("demodulation", "noise", "bias", "next_styles"):
             setattr(arguments, name, pointer(getattr(constants, name)))
-        arguments.whole = channels % GROUP == 0 and aligned(u, z, filtered, *constants)
-        _launch("up_forward", arguments, shape, u.dtype, settings.launcher)
+        kernel = f"up_forward_{suffix(u.dtype, channels, u, z, filtered, *constants)}"
+        _launch(kernel, arguments, shape, settings.launcher)
         ctx.save_for_backward(filtered, signs, *constants)
         ctx.wanted, ctx.launcher = wanted, settings.launcher
         return z
@@ -166,6 +164,6 @@ class _UpEpilogue(torch.autograd.Function):
         u_grad = torch.empty(shape, dtype=gradient.dtype, device=gradient.device, memory_format=torch.channels_last)
         arguments = _Backward(gradient=pointer(gradient), signs=pointer(signs), u_grad=pointer(u_grad))
         arguments.demodulation, arguments.next_styles = pointer(constants.demodulation), pointer(constants.next_styles)
-        arguments.whole = channels % GROUP == 0 and aligned(gradient, u_grad, *constants)
-        _launch("up_backward", arguments, shape, gradient.dtype, launcher)
+        kernel = f"up_backward_{suffix(gradient.dtype, channels, gradient, u_grad, *constants)}"
+        _launch(kernel, arguments, shape, launcher)
         return u_grad, of_demodulation, None, None, of_next, None

@@ -11,10 +11,11 @@ constexpr float LEAKY_SLOPE = 0.2f;
 constexpr float ACTIVATION_GAIN = 1.4142135623730951f;
 constexpr unsigned FULL_WARP = 0xffffffffu;
 
-// A kernel takes one struct, so that the caller packs its arguments in one place. The tests' host build defines its own.
+// A kernel takes one struct, so that the caller packs its arguments in one place. `blocks` of it fit a multiprocessor,
+// which sets how many registers a thread may take. The tests' host build defines its own.
 #ifndef KERNEL
-#define KERNEL(name, Arguments, body) \
-  extern "C" __global__ void __launch_bounds__(THREADS) name(const Arguments arguments) { body(arguments); }
+#define KERNEL(name, blocks, Arguments, body) \
+  extern "C" __global__ void __launch_bounds__(THREADS, blocks) name(const Arguments arguments) { body(arguments); }
 #endif
 
 __device__ __forceinline__ float widen(float x) { return x; }
@@ -44,11 +45,11 @@ __device__ __forceinline__ Eight<T> zeros() {
   return x;
 }
 
-// `whole`: every row of channels starts at a multiple of 16 bytes and holds a multiple of eight values. Otherwise the
-// `count` values that exist are read one by one and the others are zero.
-template <typename T>
-__device__ __forceinline__ Eight<T> load(const T* p, int count, bool whole) {
-  if (whole) return *reinterpret_cast<const Eight<T>*>(p);
+// WHOLE: every row of channels starts at a multiple of 16 bytes and holds a multiple of eight values. Otherwise the
+// `count` values that exist are read one by one and the others are zero. Kernels for that end in `_any`.
+template <bool WHOLE, typename T>
+__device__ __forceinline__ Eight<T> load(const T* p, int count) {
+  if (WHOLE) return *reinterpret_cast<const Eight<T>*>(p);
   Eight<T> x = zeros<T>();
 #pragma unroll
   for (int i = 0; i < GROUP; ++i)
@@ -56,9 +57,9 @@ __device__ __forceinline__ Eight<T> load(const T* p, int count, bool whole) {
   return x;
 }
 
-template <typename T>
-__device__ __forceinline__ void store(T* p, const Eight<T>& x, int count, bool whole) {
-  if (whole) {
+template <bool WHOLE, typename T>
+__device__ __forceinline__ void store(T* p, const Eight<T>& x, int count) {
+  if (WHOLE) {
     *reinterpret_cast<Eight<T>*>(p) = x;
     return;
   }
@@ -68,13 +69,14 @@ __device__ __forceinline__ void store(T* p, const Eight<T>& x, int count, bool w
 }
 
 // Eight per-channel constants times `factor`; where there is no array, `factor` itself.
-__device__ __forceinline__ void constants(float (&out)[GROUP], const float* p, int count, bool whole, float factor) {
+template <bool WHOLE>
+__device__ __forceinline__ void constants(float (&out)[GROUP], const float* p, int count, float factor) {
   if (p == nullptr) {
 #pragma unroll
     for (int i = 0; i < GROUP; ++i) out[i] = factor;
     return;
   }
-  const Eight<float> x = load(p, count, whole);
+  const Eight<float> x = load<WHOLE>(p, count);
 #pragma unroll
   for (int i = 0; i < GROUP; ++i) out[i] = x.at[i] * factor;
 }

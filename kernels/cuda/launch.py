@@ -124,9 +124,10 @@ def pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def aligned(*tensors: Tensor | None) -> bool:
-    """Whether all of them begin at a multiple of 16 bytes."""
-    return all(tensor is None or tensor.data_ptr() % 16 == 0 for tensor in tensors)
+def suffix(dtype: torch.dtype, values: int, *tensors: Tensor | None) -> str:
+    """What a kernel's name ends with for rows of that many values; `_any`: they are not read 16 bytes at a time."""
+    aligned = all(tensor is None or tensor.data_ptr() % 16 == 0 for tensor in tensors)
+    return SUFFIX[dtype] + ("" if aligned and values % GROUP == 0 else "_any")
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -142,7 +142,7 @@ inline float __shfl_xor_sync(unsigned, float value, int by) {
   return shuffle(value, (emulation::current % emulation::WARP) ^ static_cast<unsigned>(by));
 }
 
-#define KERNEL(name, Arguments, body)                                                                   \
+#define KERNEL(name, blocks, Arguments, body)                                                                 \
   extern "C" const char* name(const unsigned* shape, unsigned shared_bytes, const void* arguments) {     \
     return emulation::launch(shape, shared_bytes, [=] { body(*static_cast<const Arguments*>(arguments)); }); \
   }                                                                                                     \
