@@ -21,7 +21,7 @@ from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.features import from_uint8
 from faceanon_engine.engine.sessions.graphs import GRAPHS, PRECISIONS, Artifact, Precision, signature
 from faceanon_engine.export import onnx_export
-from faceanon_engine.export.onnx_export import export_graph, typed
+from faceanon_engine.export.onnx_export import export_graph, trace_bundle, typed
 from faceanon_engine.export.wrappers import run_network
 
 # Shares of the reference's root mean square, as ONNX Runtime runs it on the CPU; float32 Torch is off by 1e-6 itself.
@@ -214,8 +214,9 @@ def test_another_export_replaces_the_files_of_the_one_before(
     assert not first.files[1].exists()
     assert bystander.exists()
     second.check()
-    with pytest.raises(UserError, match="damaged"):
-        Artifact.read(second.path) and first.check()
+    assert Artifact.read(first.path) == second
+    with pytest.raises(UserError, match="cannot be read"):
+        first.check()
 
 
 def test_a_stopped_export_leaves_what_was_there(
@@ -279,6 +280,17 @@ def test_what_cannot_be_asked_for_is_named(tiny: Bundle, traced: Any, tmp_path: 
         export_graph(tiny, "identity", "fp32", tmp_path, traced=traced(tiny, "mapping"))
     with pytest.raises(UserError, match=r"no record|cannot be read"):
         Artifact.read(tmp_path / "absent.onnx")
+
+
+def test_an_operator_that_cannot_be_exported_is_named(tiny: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Eigenvalues(torch.nn.Module):
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.eigvals(z.unflatten(1, (4, 4))).real
+
+    monkeypatch.setattr(onnx_export, "wrap", lambda *_, **__: Eigenvalues())
+    with pytest.raises(UserError, match=r"graph mapping cannot be exported \(.*linalg_eig") as refusal:
+        trace_bundle(tiny, "mapping")
+    assert "\n" not in str(refusal.value)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tiny: Bundle, traced: Any, tmp_path: Path) -> None:
