@@ -1,0 +1,130 @@
+"""The CUDA sources compile for every architecture without spills, once, and the reports are read rightly."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from faceanon_engine.kernels.cuda import compile as compiler
+from faceanon_engine.kernels.cuda.compile import (
+    ARCHITECTURES,
+    CompileError,
+    FatBinary,
+    compile_source,
+    find_compiled,
+    find_nvcc,
+    parse_report,
+    report,
+    source_names,
+)
+
+needs_nvcc = pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not installed: it compiles the CUDA sources")
+# The oldest and one of the newest stand for the others, which take as long each; all of them on request.
+ARCHITECTURES_TRIED = ARCHITECTURES if os.environ.get("FACEANON_ALL_ARCHS") else (75, 90)
+
+REMARKS = """ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'one' for 'sm_75'
+ptxas info    : Function properties for one
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 12 registers, used 0 barriers, 376 bytes cmem[0]
+ptxas info    : Compiling entry function 'two' for 'sm_120'
+ptxas info    : Function properties for two
+    16 bytes stack frame, 8 bytes spill stores, 24 bytes spill loads
+ptxas info    : Used 128 registers, used 1 barriers, 16 bytes cumulative stack size, 4096 bytes smem
+"""
+
+
+@pytest.fixture(scope="module")
+def binaries(tmp_path_factory: pytest.TempPathFactory) -> list[FatBinary]:
+    folder = tmp_path_factory.mktemp("fat")
+    jobs = len(os.sched_getaffinity(0))
+    return [compile_source(name, ARCHITECTURES_TRIED, folder=folder, jobs=jobs) for name in source_names()]
+
+
+@needs_nvcc
+def test_no_kernel_spills(binaries: list[FatBinary], capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        seconds = sum(binary.seconds for binary in binaries)
+        print(
+            f"\n{report(binaries)}\n{len(binaries)} sources, {len(ARCHITECTURES_TRIED)} architectures: {seconds:.1f} s"
+        )
+    for binary in binaries:
+        assert not binary.spills, binary.source
+        kernels = _kernels(binary.source)
+        for architecture in ARCHITECTURES_TRIED:
+            assert {use.kernel for use in binary.uses if use.architecture == architecture} == kernels
+
+
+def _kernels(source: str) -> set[str]:
+    """The names that the source's macros make."""
+    text = (compiler.SOURCES / f"{source}.cu").read_text(encoding="utf-8")
+    names = set(re.findall(r"^\s*KERNEL\((\w+)(?:##suffix)?,", text, re.MULTILINE))
+    suffixes = [f"{kind}{ending}" for kind in ("f32", "f16", "bf16") for ending in ("", "_any")]
+    if "suffix##_any" not in text:
+        suffixes = ["f32", "f16", "bf16"]
+    return {name + end for name in names for end in (suffixes if name.endswith("_") else [""])}
+
+
+@needs_nvcc
+def test_two_blocks_fit_a_multiprocessor(binaries: list[FatBinary]) -> None:
+    for use in (use for binary in binaries for use in binary.uses):
+        assert use.static_shared == 0
+        assert use.registers <= (255 if "rgb_sums" in use.kernel else 128), use
+
+
+@needs_nvcc
+def test_a_source_is_compiled_once(binaries: list[FatBinary], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, name = binaries[0].path.parent, binaries[0].source
+    monkeypatch.setattr(compiler, "parse_report", lambda _: pytest.fail("compiled again"))
+    again = compile_source(name, ARCHITECTURES_TRIED, folder=folder)
+    assert again == binaries[0]
+    assert again.path.stat().st_size > 1000
+    for architecture in ARCHITECTURES_TRIED:
+        assert find_compiled(name, architecture, folder) == binaries[0]
+    assert find_compiled(name, 61, folder) is None
+
+
+@needs_nvcc
+def test_another_source_is_another_binary(binaries: list[FatBinary], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler, "source_hash", lambda name: "0" * 16)
+    assert find_compiled(binaries[0].source, ARCHITECTURES_TRIED[0], binaries[0].path.parent) is None
+
+
+@needs_nvcc
+def test_a_refused_source_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cuda").mkdir()
+    (tmp_path / "bad.cu").write_text("__global__ void k() { this is no C++; }\n", encoding="utf-8")
+    monkeypatch.setattr(compiler, "SOURCES", tmp_path)
+    with pytest.raises(CompileError, match=r"nvcc refused bad\.cu(.|\n)*error"):
+        compile_source("bad", [90], folder=tmp_path / "out")
+    assert not [path for path in (tmp_path / "out").iterdir() if path.suffix]
+
+
+def test_without_a_compiler_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler, "find_nvcc", lambda: None)
+    with pytest.raises(CompileError, match="nvcc was not found"):
+        compile_source(source_names()[0], folder=tmp_path)
+
+
+def test_the_assemblers_remarks_are_read() -> None:
+    one, two = parse_report(REMARKS)
+    assert dataclasses.astuple(one) == ("one", 75, 12, 0, 0, 0, 0)
+    assert dataclasses.astuple(two) == ("two", 120, 128, 16, 8, 24, 4096)
+    binary = FatBinary("x", Path("x.fatbin"), (75, 120), "nvcc", 1.0, (one, two))
+    assert binary.spills == (two,)
+    assert "128!" in report([binary])
+
+
+def test_the_hash_depends_on_source_and_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cuda").mkdir()
+    monkeypatch.setattr(compiler, "SOURCES", tmp_path)
+    hashes = set()
+    for source, header in (("a", "b"), ("ab", ""), ("a", "c"), ("a", "b")):
+        (tmp_path / "k.cu").write_text(source, encoding="utf-8")
+        (tmp_path / "cuda" / "h.cuh").write_text(header, encoding="utf-8")
+        hashes.add(compiler.source_hash("k"))
+    assert len(hashes) == 3

@@ -1,0 +1,140 @@
+"""Who launches, on which stream, through which driver; without a GPU, by stand-ins for the two drivers."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from faceanon_engine.kernels.cuda import launch
+from faceanon_engine.kernels.cuda.compile import FatBinary
+from faceanon_engine.kernels.cuda.driver import DirectDriver, DriverError, PycudaDriver
+from faceanon_engine.kernels.cuda.launch import CudaLauncher, lanes_for, launcher_for, suffix
+
+
+class Arguments(ctypes.Structure):
+    _fields_ = [("a", ctypes.c_void_p), ("b", ctypes.c_int)]
+
+
+class Recorder:
+    """Stands for a driver."""
+
+    def __init__(self, name: str, streams: set[int] | None) -> None:
+        self.name, self.streams, self.calls = name, streams, list[Any]()
+
+    def load(self, image: bytes) -> str:
+        self.calls.append(("load", image))
+        return "module"
+
+    def function(self, module: str, kernel: str) -> str:
+        self.calls.append(("function", kernel))
+        return kernel
+
+    def launches_on(self, stream: int) -> bool:
+        return self.streams is None or stream in self.streams
+
+    def launch(self, *arguments: Any) -> None:
+        self.calls.append(("launch", *arguments))
+
+
+@contextmanager
+def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, current: list[int]) -> Iterator[CudaLauncher]:
+    """A launcher of a machine with a GPU of capability 9.0 whose current stream is `current[0]`."""
+    image = tmp_path / "x.fatbin"
+    image.write_bytes(b"image")
+
+    class Stream:
+        def synchronize(self) -> None:
+            pass
+
+        @property
+        def cuda_stream(self) -> int:
+            return current[0]
+
+    @contextmanager
+    def device(_: torch.device) -> Iterator[None]:
+        yield
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    found = FatBinary("x", image, (90,), "nvcc", 0.0, ())
+    monkeypatch.setattr(launch.compiler, "find_compiled", lambda name, architecture, folder: found)
+    monkeypatch.setattr(launch, "DirectDriver", lambda: Recorder("driver", None))
+    monkeypatch.setattr(launch, "PycudaDriver", lambda index: Recorder("pycuda", {0, 42}))
+    yield CudaLauncher(torch.device("cuda", 0), tmp_path)
+
+
+def test_pycuda_launches_on_its_own_streams_and_the_driver_on_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    current = [42]
+    with stand_in(monkeypatch, tmp_path, current) as launcher:
+        arguments = Arguments(1, 2)
+        for stream in (42, 42, 7, 0):
+            current[0] = stream
+            launcher.launch("x", "kernel", (1, 2, 3), (4, 5, 6), arguments, 7)
+        pycuda, direct = launcher.pycuda, launcher._direct
+    shape = ((1, 2, 3), (4, 5, 6), 7)
+    loaded = [("load", b"image"), ("function", "kernel")]
+    expected = [("launch", "kernel", *shape, stream, bytes(arguments)) for stream in (42, 42, 0)]
+    assert pycuda.calls == [*loaded, *expected]  # type: ignore[union-attr]
+    assert direct.calls == [*loaded, ("launch", "kernel", *shape, 7, bytes(arguments))]  # type: ignore[attr-defined]
+
+
+def test_without_pycuda_the_driver_launches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with stand_in(monkeypatch, tmp_path, [42]) as launcher:
+        pass
+
+    def missing(_: int) -> None:
+        raise ImportError("no PyCUDA")
+
+    monkeypatch.setattr(launch, "PycudaDriver", missing)
+    assert CudaLauncher(launcher.device, tmp_path).driver_for(42).name == "driver"
+    assert CudaLauncher(launcher.device, tmp_path, pycuda=False).driver_for(0).name == "driver"
+    with pytest.raises(DriverError, match="no PyCUDA"):
+        CudaLauncher(launcher.device, tmp_path, pycuda=True)
+
+
+def test_the_cpu_has_no_launcher() -> None:
+    assert launcher_for(torch.device("cpu")) is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: the driver loads")
+def test_without_a_gpu_nothing_is_loaded_at_import() -> None:
+    code = "import sys, faceanon_engine.kernels.cuda.launch; sys.exit('pycuda' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    for make in (DirectDriver, lambda: PycudaDriver(0)):
+        with pytest.raises((DriverError, ImportError)):
+            make()
+
+
+def test_a_gpu_without_kernels_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: torch.device) -> None:
+        raise DriverError("libcuda.so.1 is not there\nand more")
+
+    monkeypatch.setattr(launch, "CudaLauncher", fails)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    launch._cuda_launcher.cache_clear()
+    with pytest.warns(UserWarning, match=r"fused kernels are not used.*libcuda\.so\.1 is not there$"):
+        assert launcher_for(torch.device("cuda", 5)) is None
+    assert launcher_for(torch.device("cuda", 5)) is None
+    launch._cuda_launcher.cache_clear()
+
+
+def test_a_pixels_channels_are_spread_over_a_power_of_two_of_threads() -> None:
+    assert [lanes_for(c) for c in (1, 8, 9, 24, 32, 256, 264, 512)] == [1, 1, 2, 4, 4, 32, 32, 32]
+
+
+def test_what_is_not_whole_takes_the_careful_kernel() -> None:
+    x = torch.zeros(17, dtype=torch.float16)
+    assert suffix(torch.float16, 16, x, None) == "f16"
+    assert suffix(torch.float16, 12, x) == "f16_any"
+    assert suffix(torch.float16, 16, x[1:]) == "f16_any"
