@@ -129,13 +129,14 @@ def _steps(entries: list[dict[str, Any]], wide: bool) -> Table:
     each = f"images/s at {steps} steps" if wide else "images/s"
     table = _grid(
         f"optimisation, preset {preset}: milliseconds for a step of a batch",
-        ("batch",),
-        (*statistics, "forward", "backward", "update", "p50 an image", each, "MB", ""),
+        ("type",),
+        ("batch", *statistics, "forward", "backward", "p50 an image", each, "MB", ""),
         gap=2 if wide else 1,
     )
     for entry in entries:
-        parts = (entry[f"{part}_ms"] for part in ("forward", "backward", "update"))
+        parts = (entry[f"{part}_ms"] for part in ("forward", "backward"))
         table.add_row(
+            entry["precision"],
             str(entry["batch"]),
             *(milliseconds(entry["step_ms"][name]) for name in statistics),
             *(milliseconds(part["p50"]) if part else "" for part in parts),
@@ -314,7 +315,7 @@ def _curves(result: dict[str, Any]) -> dict[str, dict[str, list[tuple[float, flo
             found.setdefault(entry["graph"], {}).setdefault(name, []).append(point)
     for entry in result["steps"]:
         point = (entry["step_ms"]["p50"], entry["batch"] * 1000 / entry["step_ms"]["mean"], entry["batch"])
-        found.setdefault(_STEP, {}).setdefault(entry["preset"], []).append(point)
+        found.setdefault(_STEP, {}).setdefault(f"{entry['preset']} {entry['precision']}", []).append(point)
     kept = {
         graph: {n: sorted(points, key=lambda p: p[2]) for n, points in lines.items() if len(points) > 1}
         for graph, lines in found.items()

@@ -85,11 +85,6 @@ def describe_machine() -> dict[str, Any]:
         "versions": versions,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
-        # Whether Torch's float32 is that on a GPU: convolutions may use TF32 unless told otherwise.
-        "tf32": {
-            "matmul": bool(torch.backends.cuda.matmul.allow_tf32),
-            "convolution": bool(torch.backends.cudnn.allow_tf32),
-        },
         "threads": {
             "torch": torch.get_num_threads(),
             "torch_interop": torch.get_num_interop_threads(),

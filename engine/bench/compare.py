@@ -110,7 +110,7 @@ def case_name(entry: dict[str, Any]) -> str:
     if "graph" in entry:
         queued = " queued" if entry["queued"] else ""
         return f"{entry['graph']} {entry['backend']} {entry['precision']} batch {entry['batch']}{queued}"
-    return f"optimise {entry['preset']} batch {entry['batch']}"
+    return f"optimise {entry['preset']} {entry['precision']} batch {entry['batch']}"
 
 
 def _medians(result: dict[str, Any]) -> dict[str, tuple[float, float]]:

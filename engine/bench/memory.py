@@ -45,9 +45,11 @@ def add_memory(
         batches = sorted({entry["batch"] for entry in entries})
         arguments = (open_for_bench, bundle.path, *key, plan.device, batches, plan.seed)
         work.append((dict(zip(named, key, strict=True)), entries, session_memory, arguments))
-    if steps:
-        batches = sorted(entry["batch"] for entry in steps)
-        work.append(({}, steps, step_memory, (bundle.path, plan.preset, plan.device, batches, plan.seed)))
+    for precision in dict.fromkeys(entry["precision"] for entry in steps):
+        entries = [entry for entry in steps if entry["precision"] == precision]
+        batches = sorted(entry["batch"] for entry in entries)
+        arguments = (bundle.path, plan.preset, precision, plan.device, batches, plan.seed)
+        work.append(({"precision": precision}, entries, step_memory, arguments))
     for number, (what, entries, measure, arguments) in enumerate(work):
         tell("memory", number, len(work))
         try:
@@ -100,7 +102,9 @@ def session_memory(
     )
 
 
-def step_memory(path: Any, preset: Preset, device: str, batches: Sequence[int], seed: int) -> Memory:
+def step_memory(
+    path: Any, preset: Preset, precision: Precision, device: str, batches: Sequence[int], seed: int
+) -> Memory:
     """Peak memory of the optimisation by batch size, as `session_memory` gives it."""
     from faceanon_engine.engine.bundle import Bundle
 
@@ -110,7 +114,9 @@ def step_memory(path: Any, preset: Preset, device: str, batches: Sequence[int], 
         device,
         batches,
         lambda: step_networks(bundle, device),
-        lambda networks, batch: StepRun(bundle, preset, batch, device, seed, networks).run(2),
+        lambda networks, batch: StepRun(
+            bundle, preset, batch, device, seed, precision=precision, networks=networks
+        ).run(2),
     )
 
 
@@ -121,7 +127,7 @@ def _load_libraries(device: str, backend: str) -> None:
     if backend == "torch" or device.startswith("cuda"):
         import torch
 
-        importlib.import_module("faceanon_engine.engine.optimise")
+        importlib.import_module("faceanon_engine.engine.step")
         if device.startswith("cuda"):
             torch.cuda.set_device(device)
         torch.nn.functional.conv2d(torch.ones(1, 1, 4, 4, device=device), torch.ones(1, 1, 3, 3, device=device))

@@ -19,6 +19,7 @@ from faceanon_engine.engine.bench.step import measure_steps
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.machine import describe_machine, describe_moment
 from faceanon_engine.engine.measure import ProcessorLoad
+from faceanon_engine.engine.precision import computing
 
 if TYPE_CHECKING:
     from faceanon_engine.engine.bundle import Bundle
@@ -50,12 +51,14 @@ def run_plan(
     sessions: list[dict[str, Any]] = []
     steps: list[dict[str, Any]] = []
     tell: Say = say if say is not None else lambda *_: None
-    if plan.mode != "optimise":
-        for number, graph in enumerate(plan.graphs):
-            tell(graph, number, len(plan.graphs))
-            sessions += measure_graph(bundle, plan, graph, open_session, missing, tell)
-    if plan.mode in ("optimise", "all"):
-        steps = measure_steps(bundle, plan, missing, tell)
+    # What is called fp32 is float32: Torch would use TF32 in convolutions on a GPU.
+    with computing("fp32"):
+        if plan.mode != "optimise":
+            for number, graph in enumerate(plan.graphs):
+                tell(graph, number, len(plan.graphs))
+                sessions += measure_graph(bundle, plan, graph, open_session, missing, tell)
+        if plan.mode in ("optimise", "all"):
+            steps = measure_steps(bundle, plan, missing, tell)
     others = load.others()
     after = describe_moment()
     if not sessions and not steps:

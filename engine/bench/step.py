@@ -1,26 +1,33 @@
-"""The optimisation step: how long it takes and how much of that is forward, backward and update."""
+"""The optimisation step: how long it takes as it really runs, and how much of that is forward and backward."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Hashable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from faceanon_engine.engine.bench.entries import left_out, timing
 from faceanon_engine.engine.bench.inputs import make_inputs
 from faceanon_engine.engine.bench.plan import Plan, Say, Turns
+from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.measure import Budget, Samples
 from faceanon_engine.engine.preset import Preset
+from faceanon_engine.engine.sessions.graphs import Precision
 
 if TYPE_CHECKING:
     from faceanon_engine.engine.bundle import Bundle
+    from faceanon_engine.engine.step import Networks, State
+
+Key = TypeVar("Key", bound=Hashable)
+Parts = dict[str, float]
+"""Durations of one step in nanoseconds: total, and forward and backward where they are told apart."""
 
 
 class StepMarks:
-    """Notes when the forward pass of an optimisation step begins and ends, by watching the networks it calls.
+    """The moments of each step, where the forward pass ends among them; `moment` gives a mark of any kind.
 
-    The optimisation itself is not changed for being measured: the networks are handed to it in wrappers that take the
-    time when a call returns. `moment` gives a mark of any kind; `steps` holds, for each step, its marks by name.
+    The step itself is not changed for being measured: its encoders are handed to it in wrappers that take the time
+    when a call returns, and the forward pass ends with the last of them.
     """
 
     def __init__(self, moment: Callable[[], Any]) -> None:
@@ -29,27 +36,24 @@ class StepMarks:
         self.steps: list[dict[str, Any]] = []
 
     def begin(self) -> None:
-        """The next step begins now."""
+        """The first step begins now."""
         self._current = {"begin": self._moment()}
 
     def forward_ends(self) -> None:
-        # Called by each encoder; the last call stays.
+        """An encoder has returned; the last call in a step stays."""
         self._current["forward"] = self._moment()
 
-    def backward_ends(self, *_: Any) -> None:
-        self._current["backward"] = self._moment()
-
-    def end(self, _step: int) -> None:
+    def end(self) -> None:
         """The step is over; the next one begins."""
         self._current["end"] = self._moment()
         self.steps.append(self._current)
         self._current = {"begin": self._current["end"]}
 
 
-class _Watched:
-    """A network that reports when a call of one of its methods, or of itself, has returned."""
+class Watched:
+    """A network that reports when a call of itself, or of one of its methods, has returned."""
 
-    def __init__(self, network: Any, report: Callable[[], None], methods: tuple[str, ...]) -> None:
+    def __init__(self, network: Any, report: Callable[[], None], methods: tuple[str, ...] = ()) -> None:
         self._network, self._report, self._methods = network, report, methods
 
     def __getattr__(self, name: str) -> Any:
@@ -69,109 +73,155 @@ class _Watched:
 
 
 class StepRun:
-    """The optimisation at one batch size, ready to be timed a few steps at a time."""
+    """The optimisation of a batch, ready to be timed a few steps at a time."""
 
     def __init__(
-        self, bundle: Bundle, preset: Preset, batch: int, device: str, seed: int, networks: Any = None
+        self,
+        bundle: Bundle,
+        preset: Preset,
+        batch: int,
+        device: str,
+        seed: int,
+        *,
+        precision: Precision = "fp32",
+        networks: Networks | None = None,
     ) -> None:
+        """`networks` are the bundle's on the device, where they are loaded already."""
         import torch
 
+        from faceanon_engine.engine.cuda_step import stepper_for
         from faceanon_engine.engine.optimise import real_targets
+        from faceanon_engine.engine.precision import checked_precision, lowered
+        from faceanon_engine.engine.step import StepSettings, begin
 
-        self._preset = preset
+        self.batch = batch
         self._device = torch.device(device)
-        self._generator, self._identity, self._attributes = networks or step_networks(bundle, device)
+        full = networks or step_networks(bundle, device)
+        self.settings = StepSettings(preset, precision=checked_precision(precision, self._device))
+        self.networks = lowered(full, self.settings.precision)
         images = torch.from_numpy(make_inputs(bundle, "identity", batch, seed)).to(self._device)
         z = torch.from_numpy(make_inputs(bundle, "mapping", batch, seed)).to(self._device)
         with torch.no_grad():
-            self._w_plus = self._generator.broadcast(self._generator.mapping(z))
-        self._targets = real_targets(self._identity, self._attributes, images, preset)
+            w_plus = full.generator.broadcast(full.generator.mapping(z))
+        targets = real_targets(full.identity_encoder, full.attribute_encoder, images, preset)
+        self.first: State = begin(full.generator, w_plus, targets, self.settings)
+        # A CUDA graph is bound to its tensors: the same state is used again for every run.
+        self.state: State = self.first.clone()
+        self._stepper = stepper_for(self._device)(self.networks, self.settings) if self._on_gpu else None
 
-    def run(self, steps: int) -> list[dict[str, float]]:
-        """Parts of each of that many steps, in nanoseconds: total, and forward, backward, update where told apart."""
-        import torch
-        from torch.optim.optimizer import register_optimizer_step_pre_hook
+    @property
+    def _on_gpu(self) -> bool:
+        return self._device.type == "cuda"
 
-        from faceanon_engine.engine.optimise import optimise
+    @property
+    def captured(self) -> bool:
+        """Whether steps are launched as a CUDA graph."""
+        return self._stepper is not None and getattr(self._stepper, "refused", None) is None
 
-        on_gpu = self._device.type == "cuda"
+    def run(self, steps: int) -> list[Parts]:
+        """Make so many steps from the first code on, and say how long each and its parts took.
 
-        def moment() -> Any:
-            if not on_gpu:
-                return time.perf_counter_ns()
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            return event
+        On a GPU steps are launched as they are for work, as CUDA graphs that cannot be looked into: the parts are those
+        of as many plain steps, whose whole is called `plain`.
+        """
+        if self._stepper is None:
+            return [step_parts(step) for step in self._plain(steps)]
+        marks = StepMarks(self._moment)
+        self._restore()
+        marks.begin()
+        for _ in range(steps):
+            self._stepper(self.state, self.batch, False)
+            marks.end()
+        plain = self._plain(steps)
+        found = []
+        for whole, step in zip(marks.steps, plain, strict=True):
+            parts = step_parts(step)
+            found.append({**parts, "plain": parts["total"], "total": step_parts(whole)["total"]})
+        return found
 
-        marks = StepMarks(moment)
-        hook = register_optimizer_step_pre_hook(marks.backward_ends)
-        try:
-            marks.begin()
-            optimise(
-                self._generator,
-                cast(Any, _Watched(self._identity, marks.forward_ends, ())),
-                cast(Any, _Watched(self._attributes, marks.forward_ends, ("encode",))),
-                self._w_plus,
-                self._targets,
-                self._preset,
-                steps=steps,
-                on_step=marks.end,
-            )
-        finally:
-            hook.remove()
-        if on_gpu:
+    def _plain(self, steps: int) -> list[dict[str, Any]]:
+        from faceanon_engine.engine.continuous import PlainStepper
+
+        marks = StepMarks(self._moment)
+        watched = self.networks._replace(
+            identity_encoder=cast(Any, Watched(self.networks.identity_encoder, marks.forward_ends)),
+            attribute_encoder=cast(Any, Watched(self.networks.attribute_encoder, marks.forward_ends, ("encode",))),
+        )
+        stepper = PlainStepper(watched, self.settings)
+        self._restore()
+        marks.begin()
+        for _ in range(steps):
+            stepper(self.state, self.batch, False)
+            marks.end()
+        if self._on_gpu:
+            import torch
+
             torch.cuda.synchronize(self._device)
-        return [step_parts(step) for step in marks.steps]
+        return marks.steps
+
+    def _restore(self) -> None:
+        for slot in range(self.batch):
+            self.state.place(slot, self.first.part(slot, 1))
+
+    def _moment(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter_ns()
+        import torch
+
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
 
-def step_parts(marks: Mapping[str, Any]) -> dict[str, float]:
-    """Durations in nanoseconds between a step's marks: numbers of nanoseconds, or CUDA events."""
+def step_parts(marks: Mapping[str, Any]) -> Parts:
+    """Durations in nanoseconds between a step's marks, which are numbers of nanoseconds or CUDA events."""
 
     def between(first: Any, second: Any) -> float:
         return float(second - first) if isinstance(first, int) else first.elapsed_time(second) * 1e6
 
     parts = {"total": between(marks["begin"], marks["end"])}
-    if "forward" in marks and "backward" in marks:
+    if "forward" in marks:
         parts["forward"] = between(marks["begin"], marks["forward"])
-        parts["backward"] = between(marks["forward"], marks["backward"])
-        parts["update"] = between(marks["backward"], marks["end"])
+        parts["backward"] = between(marks["forward"], marks["end"])
     return parts
 
 
-def step_networks(bundle: Bundle, device: str) -> tuple[Any, Any, Any]:
+def step_networks(bundle: Bundle, device: str) -> Networks:
     """Generator, identity encoder and attribute encoder of the bundle, on the device."""
-    return bundle.generator(device), bundle.identity_encoder(device), bundle.attribute_encoder(device)
+    from faceanon_engine.engine.step import Networks
+
+    return Networks(bundle.generator(device), bundle.identity_encoder(device), bundle.attribute_encoder(device))
 
 
 def take_steps(
-    runs: Mapping[int, Callable[[int], list[dict[str, float]]]],
+    runs: Mapping[Key, Callable[[int], list[Parts]]],
     budget: Budget,
     *,
-    on_round: Callable[[int, int], None] | None = None,
-) -> dict[int, Samples]:
-    """Samples of steps for each batch size, in rounds whose order alternates.
+    on_round: Callable[[Key, int], None] | None = None,
+) -> dict[Key, Samples]:
+    """Samples of steps for each key, in rounds whose order alternates.
 
     Each value of `runs` makes so many steps and returns their parts. The first step of every call is warm-up and is
     left out; how many follow is chosen from its duration, so that the round's share of the budget is filled.
     """
-    found = {batch: Samples() for batch in runs}
+    found = {key: Samples() for key in runs}
     for number in range(budget.rounds):
-        batches = list(runs)
-        for batch in batches if number % 2 == 0 else batches[::-1]:
+        keys = list(runs)
+        for key in keys if number % 2 == 0 else keys[::-1]:
             if number == 0:
-                _repeat_for(runs[batch], budget.warmup_seconds)
-            first = runs[batch](2)[-1]["total"] / 1e9
+                _repeat_for(runs[key], budget.warmup_seconds)
+            first = runs[key](2)[-1]["total"] / 1e9
             wanted = max(budget.min_iterations / budget.rounds, budget.min_seconds / budget.rounds / first)
             possible = max(1.0, budget.max_seconds / budget.rounds / first)
             count = max(1, round(min(wanted, possible)))
-            found[batch].rounds.append(list(runs[batch](count + 1)[1:]))
-            found[batch].exhausted |= possible < budget.min_iterations / budget.rounds
+            found[key].rounds.append(list(runs[key](count + 1)[1:]))
+            found[key].exhausted |= possible < budget.min_iterations / budget.rounds
             if on_round is not None:
-                on_round(batch, number)
+                on_round(key, number)
     return found
 
 
-def _repeat_for(run: Callable[[int], list[dict[str, float]]], seconds: float) -> None:
+def _repeat_for(run: Callable[[int], list[Parts]], seconds: float) -> None:
     spent = 0.0
     while spent < seconds * 1e9:
         spent += sum(step["total"] for step in run(2))
@@ -180,28 +230,33 @@ def _repeat_for(run: Callable[[int], list[dict[str, float]]], seconds: float) ->
 def measure_steps(bundle: Bundle, plan: Plan, missing: list[dict[str, Any]], tell: Say) -> list[dict[str, Any]]:
     """Entries of the result for the optimisation, by rising batch size; what does not fit is added to `missing`."""
     networks = step_networks(bundle, plan.device)
-    runs: dict[int, Callable[[int], list[dict[str, float]]]] = {}
-    for batch in plan.step_batches:
-        try:
-            run = StepRun(bundle, plan.preset, batch, plan.device, plan.seed, networks)
-            run.run(1)
-        except (MemoryError, RuntimeError) as error:
-            missing.append(left_out(error, kind="optimise", batch=batch))
-            break
-        runs[batch] = run.run
-    progress = Turns(tell, "optimise", len(runs) * plan.budget.rounds)
+    runs: dict[tuple[int, Precision], StepRun] = {}
+    for precision in plan.precisions:
+        for batch in plan.step_batches:
+            try:
+                run = StepRun(
+                    bundle, plan.preset, batch, plan.device, plan.seed, precision=precision, networks=networks
+                )
+                run.run(1)
+            except (UserError, MemoryError, RuntimeError) as error:
+                missing.append(left_out(error, kind="optimise", precision=precision, batch=batch))
+                break
+            runs[batch, precision] = run
+    turns = Turns(tell, "optimise", len(runs) * plan.budget.rounds)
+    measured = take_steps({key: run.run for key, run in runs.items()}, plan.budget, on_round=turns)
     found = []
-    for batch, samples in take_steps(runs, plan.budget, on_round=progress).items():
-        fields = timing(samples, "step_ms", ("forward", "backward", "update"))
+    for (batch, precision), samples in sorted(measured.items()):
+        fields = timing(samples, "step_ms", ("forward", "backward", "plain"))
+        steps = max(plan.preset.steps, 1)
         found.append(
             {
                 "batch": batch,
+                "precision": precision,
                 "preset": plan.preset.name,
+                "captured": runs[batch, precision].captured,
                 "steps_of_an_image": plan.preset.steps,
                 "step_ms_per_image": round(fields["step_ms"]["p50"] / batch, 6),
-                "images_per_second_of_steps": round(
-                    1000 * batch / (fields["step_ms"]["mean"] * max(plan.preset.steps, 1)), 4
-                ),
+                "images_per_second_of_steps": round(1000 * batch / (fields["step_ms"]["mean"] * steps), 4),
                 **fields,
                 "memory": None,
             }

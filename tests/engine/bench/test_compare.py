@@ -43,7 +43,15 @@ def result(**medians: float) -> dict[str, Any]:
             }
             for backend, median in medians.items()
         ],
-        "steps": [{"preset": "falco", "batch": 1, "step_ms": {"p50": 100.0}, "round_medians_ms": [100.0, 110.0]}],
+        "steps": [
+            {
+                "preset": "falco",
+                "precision": "fp32",
+                "batch": 1,
+                "step_ms": {"p50": 100.0},
+                "round_medians_ms": [100.0, 110.0],
+            }
+        ],
         "left_out": [],
         "notes": [],
     }
@@ -53,7 +61,7 @@ def test_losses_come_first_and_are_told_as_shares() -> None:
     found = compare_results(result(torch=10.0, onnxruntime=10.0), result(torch=9.0, onnxruntime=12.0))
     assert [change.what for change in found.changes] == [
         "identity onnxruntime fp32 batch 8",
-        "optimise falco batch 1",
+        "optimise falco fp32 batch 1",
         "identity torch fp32 batch 8",
     ]
     assert [change.slower_by for change in found.changes] == pytest.approx([0.2, 0, -0.1])

@@ -46,7 +46,7 @@ def test_a_large_batch_needs_more_than_a_small_one(bundle: Bundle) -> None:
 
 
 def test_the_optimisation_is_measured_alike(bundle: Bundle) -> None:
-    found = step_memory(bundle.path, get_preset("falco"), "cpu", (1, 2), 0)
+    found = step_memory(bundle.path, get_preset("falco"), "fp32", "cpu", (1, 2), 0)
     assert set(found) == {1, 2}
     assert set(found[2]) == KINDS
 

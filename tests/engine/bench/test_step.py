@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from faceanon_engine.engine.bench.plan import Plan
-from faceanon_engine.engine.bench.step import StepMarks, StepRun, _Watched, measure_steps, step_parts, take_steps
+from faceanon_engine.engine.bench.step import StepMarks, StepRun, Watched, measure_steps, step_parts, take_steps
 from faceanon_engine.engine.bundle import Bundle
 from faceanon_engine.engine.measure import Budget
-from faceanon_engine.engine.optimise import optimise
+from faceanon_engine.engine.optimise import Targets, optimise
 from faceanon_engine.engine.preset import get_preset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
 from tiny_bundle import write_tiny_bundle
 
 FALCO = get_preset("falco")
-PARTS = ("forward", "backward", "update")
+PARTS = ("forward", "backward")
 
 
 @pytest.fixture(scope="module")
@@ -29,58 +29,84 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_every_step_is_told_and_its_parts_add_up(bundle: Bundle) -> None:
-    steps = StepRun(bundle, FALCO, 2, "cpu", seed=0).run(3)
+    run = StepRun(bundle, FALCO, 2, "cpu", seed=0)
+    steps = run.run(3)
     assert len(steps) == 3
     for step in steps:
-        assert all(step[part] > 0 for part in PARTS)
-        assert sum(step[part] for part in PARTS) == step["total"]
+        assert set(step) == {"total", "forward", "backward"}
+        assert step["forward"] > 0
+        assert step["backward"] > 0
+        assert step["forward"] + step["backward"] == step["total"]
+    assert not run.captured
 
 
-def test_measuring_leaves_no_hook_behind(bundle: Bundle) -> None:
-    from torch.optim import optimizer
-
-    before = len(optimizer._global_optimizer_pre_hooks)
-    StepRun(bundle, FALCO, 1, "cpu", seed=0).run(1)
-    assert len(optimizer._global_optimizer_pre_hooks) == before
-
-
-def test_the_watched_networks_give_the_same_outcome(bundle: Bundle) -> None:
+def test_steps_are_those_of_the_optimisation(bundle: Bundle) -> None:
     run = StepRun(bundle, FALCO, 2, "cpu", seed=0)
-    calls: list[str] = []
-    watched = optimise(
-        run._generator,
-        _Watched(run._identity, lambda: calls.append("identity"), ()),  # type: ignore[arg-type]
-        _Watched(run._attributes, lambda: calls.append("attributes"), ("encode",)),  # type: ignore[arg-type]
-        run._w_plus,
-        run._targets,
+    run.run(4)
+    expected = optimise(
+        *run.networks,
+        run.first.w_plus,
+        Targets(run.first.identity, run.first.tokens),
         FALCO,
-        steps=2,
-    )
-    plain = optimise(run._generator, run._identity, run._attributes, run._w_plus, run._targets, FALCO, steps=2)
-    assert torch.equal(watched.w_plus, plain.w_plus)
-    assert not torch.equal(plain.w_plus, run._w_plus)
-    # Two steps and the look at the result.
-    assert calls == ["identity", "attributes"] * 3
+        steps=4,
+        schedule_steps=50,
+    ).w_plus
+    start, stop = FALCO.trainable_rows
+    assert torch.allclose(run.state.rows, expected[:, start:stop], atol=1e-4)
+    assert not torch.equal(run.state.rows, run.first.rows)
+
+
+def test_every_run_begins_with_the_first_code(bundle: Bundle) -> None:
+    run = StepRun(bundle, FALCO, 2, "cpu", seed=0)
+    run.run(2)
+    once = run.state.rows.clone()
+    run.run(2)
+    assert torch.equal(run.state.rows, once)
+    assert run.state.updates.tolist() == [2, 2]
+
+
+def test_sixteen_bits_are_stepped_in_sixteen_bits(bundle: Bundle) -> None:
+    run = StepRun(bundle, FALCO, 1, "cpu", seed=0, precision="bf16")
+    assert run.first.features.dtype == torch.bfloat16
+    assert run.run(1)[0]["total"] > 0
+
+
+def test_a_watched_network_reports_its_calls_and_passes_everything_else_on() -> None:
+    class Network:
+        side = 7
+
+        def encode(self, x: int) -> int:
+            return x + 1
+
+        def __call__(self, x: int) -> int:
+            return x * 2
+
+    calls: list[str] = []
+    watched = Watched(Network(), lambda: calls.append("returned"), ("encode",))
+    assert watched.side == 7
+    assert calls == []
+    assert watched.encode(1) == 2
+    assert watched(3) == 6
+    assert calls == ["returned"] * 2
 
 
 def test_without_marks_inside_the_whole_step_is_still_known() -> None:
     moments = iter([100, 160, 250])
     marks = StepMarks(lambda: next(moments))
     marks.begin()
-    marks.end(1)
-    marks.end(2)
+    marks.end()
+    marks.end()
     assert [step_parts(step) for step in marks.steps] == [{"total": 60}, {"total": 90}]
 
 
 def test_the_forward_pass_ends_with_the_last_encoder() -> None:
-    moments = iter([0, 10, 30, 70, 75])
+    moments = iter([0, 10, 30, 75])
     marks = StepMarks(lambda: next(moments))
     marks.begin()
     marks.forward_ends()
     marks.forward_ends()
-    marks.backward_ends()
-    marks.end(1)
-    assert step_parts(marks.steps[0]) == {"total": 75, "forward": 30, "backward": 40, "update": 5}
+    marks.end()
+    assert step_parts(marks.steps[0]) == {"total": 75, "forward": 30, "backward": 45}
 
 
 def test_a_gpus_events_are_told_in_nanoseconds() -> None:
@@ -128,7 +154,7 @@ def test_entries_say_what_an_image_costs(bundle: Bundle, tmp_path: Path) -> None
         mode="optimise",
         graphs=(),
         backends=(),
-        precisions=(),
+        precisions=("fp32",),
         batches=(),
         step_batches=(1, 2),
         device="cpu",
@@ -144,6 +170,8 @@ def test_entries_say_what_an_image_costs(bundle: Bundle, tmp_path: Path) -> None
     assert two["images_per_second_of_steps"] == pytest.approx(2000 / (two["step_ms"]["mean"] * 50), rel=1e-2)
     assert two["step_ms"]["count"] == 2
     assert all(two[f"{part}_ms"]["count"] == 2 for part in PARTS)
+    assert two["plain_ms"] is None
+    assert not two["captured"]
     assert said[-1] == ("optimise", 4, 4)
 
 
@@ -151,14 +179,25 @@ def test_a_batch_that_does_not_fit_ends_the_sweep(bundle: Bundle, monkeypatch: p
     original = StepRun.run
 
     def run(self: StepRun, steps: int) -> list[dict[str, float]]:
-        if len(self._w_plus) > 1:
+        if self.batch > 1:
             raise RuntimeError("not enough memory: you tried to allocate much")
         return original(self, steps)
 
     monkeypatch.setattr(StepRun, "run", run)
     budget = Budget(warmup_seconds=0, min_seconds=0, min_iterations=1, rounds=1)
-    plan = Plan("optimise", (), (), (), (), (1, 2, 4), "cpu", FALCO, budget)
+    plan = Plan("optimise", (), (), ("fp32",), (), (1, 2, 4), "cpu", FALCO, budget)
     missing: list[Any] = []
     found = measure_steps(bundle, plan, missing, lambda *_: None)
     assert [entry["batch"] for entry in found] == [1]
-    assert [(entry["kind"], entry["batch"]) for entry in missing] == [("optimise", 2)]
+    assert [(entry["kind"], entry["precision"], entry["batch"]) for entry in missing] == [("optimise", "fp32", 2)]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_steps_are_captured_and_their_parts_are_of_plain_ones(bundle: Bundle) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no usable NVIDIA GPU here")
+    run = StepRun(bundle, FALCO, 2, "cuda:0", seed=0)
+    for step in run.run(3):
+        assert step["forward"] + step["backward"] == pytest.approx(step["plain"], rel=1e-3)
+        assert step["total"] > 0
+    assert run.captured
