@@ -110,7 +110,9 @@ def test_what_needs_float32_keeps_it_and_the_rest_is_narrow(
         if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") and types[node.output[0]] == low:
             assert {types[name] for name in node.input} == {low}, node.name
             narrow += 1
-    heavy = [node for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")]
+    # TensorRT for RTX builds no transposed convolution in bfloat16.
+    kinds = ("Conv",) if precision == "bf16" else ("Conv", "ConvTranspose")
+    heavy = [node for node in model.graph.node if node.op_type in kinds]
     assert all(types[node.output[0]] == low for node in heavy), "every convolution is narrow"
     assert narrow >= {"mapping": 2, "attributes": 20, "attribute_tokens": 20}.get(graph, len(heavy))
     assert {types[value.name] for value in (*model.graph.input, *model.graph.output)} == {TensorProto.FLOAT}
