@@ -29,6 +29,8 @@ from faceanon_engine.engine.sessions.session import Profile
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+EXPORTER = "faceanon-engine"
+"""Under this name a graph's record has the version of the program that exported it; another's may differ."""
 PORTABLE = "portable"
 """Architecture of an engine of TensorRT for RTX without targets: it runs from compute capability 8.0 on."""
 
@@ -135,6 +137,9 @@ class EngineCache:
             found = Artifact.read(path)
             if (found.bundle_digest, found.graph, found.precision) != (bundle, graph, precision):
                 raise UserError(f"{path} is of another network")
+            made_by, here = found.tools.get(EXPORTER), _exporter_version()
+            if made_by not in (None, here):
+                raise UserError(f"{path} was exported by version {made_by}, this is {here}: it is exported again")
             found.check()
         except UserError as error:
             logger.warning("%s", error)
@@ -277,6 +282,15 @@ class EngineCache:
             yield
         finally:
             lock.release()
+
+
+def _exporter_version() -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(EXPORTER)
+    except PackageNotFoundError:
+        return None
 
 
 def read_entry(path: Path) -> Entry:

@@ -227,7 +227,7 @@ def staged(
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}): free space, check rights") from None
     try:
-        tools = _versions(["torch", "onnx", "onnxscript", *(["onnxslim"] if slim else [])])
+        tools = _versions(["faceanon-engine", "torch", "onnx", "onnxscript", *(["onnxslim"] if slim else [])])
         _describe(model, traced, precision, bundle_digest)
         data = _write(model, temporary / f"{stem}.onnx")
         path = temporary / f"{stem}.onnx"

@@ -21,6 +21,8 @@ TYPES: dict[Precision, int] = {
 }
 # Normalisation and softmax: their sums lose small terms in 16 bits.
 WIDE_OPERATORS = frozenset({"BatchNormalization", "LayerNormalization", "ReduceMean", "Softmax"})
+# TensorRT for RTX (1.7) has no transposed convolution in bfloat16: an engine cannot be built of a graph with one.
+WIDE_IN_BFLOAT16 = frozenset({"ConvTranspose"})
 # These move values or pick among them, and keep the type that comes in.
 MOVING_OPERATORS = frozenset(
     {"Concat", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Slice", "Split", "Squeeze"}
@@ -86,6 +88,8 @@ class _Typing:
         """The float type that the node works in."""
         name = scope(node)
         if node.op_type in WIDE_OPERATORS or any(name == each or name.startswith(f"{each}.") for each in self.islands):
+            return TensorProto.FLOAT
+        if self.low == TensorProto.BFLOAT16 and node.op_type in WIDE_IN_BFLOAT16:
             return TensorProto.FLOAT
         if node.op_type in MOVING_OPERATORS:
             moved = {self.types[each] for each in node.input if self._is_float(each) and each not in self.constants}

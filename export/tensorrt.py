@@ -149,7 +149,14 @@ def _configure(config: Any, key: EngineKey, trt: Any) -> None:
     if options.hardware_compatible:
         if not hasattr(trt, "HardwareCompatibilityLevel"):
             raise UserError(f"{key.backend} {trt.__version__} has no hardware compatibility: leave that flag out")
-        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+        level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+        config.hardware_compatibility_level = level
+        if config.hardware_compatibility_level != level:
+            # TensorRT for RTX takes the setting and forgets it.
+            raise UserError(
+                f"{key.backend} {trt.__version__} has no hardware compatibility; an engine without --target runs on "
+                "every GPU from sm_80 on: leave --hardware-compatible out"
+            )
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
     if options.workspace is not None:

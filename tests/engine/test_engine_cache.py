@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,14 @@ def test_a_graph_is_exported_once_and_again_when_it_is_damaged(tmp_path: Path) -
     assert len(exported) == 2
     ensure(force=True)
     assert len(exported) == 3
+
+
+def test_a_graph_of_another_version_of_the_exporter_is_stale(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path)
+    artifact = write_linear(cache.graphs_folder("b" * 64))
+    for recorded, taken in ((version("faceanon-engine"), True), ("0.0.1", False)):
+        replace(artifact, tools={"faceanon-engine": recorded}).write()
+        assert (cache.find_graph("b" * 64, "mapping", "fp32") is not None) is taken
 
 
 def test_a_graph_of_another_bundle_in_this_bundles_place_is_not_taken(tmp_path: Path) -> None:
