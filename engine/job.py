@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from faceanon_engine.engine import images as image_files
 from faceanon_engine.engine.config import JobSettings
+from faceanon_engine.engine.devices import device_names, share_among
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images import InputError, InputFile
 from faceanon_engine.engine.manifest import NAME as MANIFEST_NAME
@@ -37,6 +38,10 @@ logger = logging.getLogger(__name__)
 
 CONTACT_SHEET_NAME = "contact-sheet.png"
 LOCK_NAME = ".faceanon.lock"
+NAMES_LOCK_NAME = ".faceanon-names.lock"
+PROCESS_LOCK_PATTERN = ".faceanon-process-*.lock"
+CLAIMED_TOGETHER = 4
+"""Inputs that a process of several claims at once: few, so that all end at about the same time."""
 MOST_UNWRITTEN = 64
 """Results that may wait for a thread to encode and write them."""
 _EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -198,6 +203,9 @@ def run(
     started = time.monotonic()
     observer = observer or Observer()
     files = _find(settings)
+    devices = device_names(settings.devices)
+    if devices:
+        settings = replace(settings, device=devices[0])
     recorded = _recorded(settings.output)
     worker = (make_worker or FalcoWorker)(settings, recorded, len(files))
     identity = _identity(settings, worker)
@@ -207,12 +215,29 @@ def run(
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output folder {output} cannot be made: {error.strerror or error}") from None
-    with _locked(output), Manifest.create(output / MANIFEST_NAME) as manifest:
+    with _locked(output, wait_for_orphans=True), Manifest.create(output / MANIFEST_NAME) as manifest:
         _refuse_changes(output, manifest.get("settings") or {}, identity)
         manifest.put({"settings": identity, "version": _version()})
         _remove_temporaries(output)
         job = _Job(settings, files, worker, manifest, observer)
+        if devices:
+            job.share = lambda todo: share_among(
+                devices, settings, todo, manifest, observer, make_worker or FalcoWorker
+            )
         return job.run(started)
+
+
+def take_part(
+    settings: JobSettings, process: int, manifest: Manifest, observer: Observer, make_worker: WorkerFactory
+) -> None:
+    """Do what one of several processes of a job does: claim inputs until there are none.
+
+    The process that planned the job waits for it, holds the lock, and has recorded settings and inputs.
+    """
+    files = _find(settings)
+    worker = make_worker(settings, manifest.get("settings") or {}, len(files))
+    job = _Job(settings, files, worker, manifest, observer)
+    job.take_part(process)
 
 
 def plan(settings: JobSettings, *, make_worker: WorkerFactory | None = None) -> JobPlan:
@@ -292,16 +317,25 @@ class _Job:
         """Results whose files are being written, in the order in which they finished."""
         self.loaded = False
         self.reader: Reader
+        self.share: Callable[[Sequence[InputFile]], None] | None = None
+        """Gives the inputs to several processes instead of this one."""
+        self.lock_names: Callable[[], Any] | None = None
+        """What keeps others from choosing names meanwhile, where there are others."""
 
     def run(self, started: float) -> JobResult:
         todo = self._list_inputs()
         done_before = self.manifest.counts()["done"]
         about = self.worker.about()
+        if self.share is not None:
+            about = {**about, "device": ", ".join(device_names(self.settings.devices))}
         self.observer.started(about, len(self.files), len(self.files) - len(todo))
         others = _other_files(self.settings.input)
         if others:
             self.observer.note(f"left out, having no image's suffix: {others[0]}" + _and_more(len(others) - 1))
-        if todo:
+        if todo and self.share is not None:
+            self.share(todo)
+            self.rows = _by_input(self.manifest.items())
+        elif todo:
             self._load()
             self._anonymize(todo)
         sheet = self._contact_sheet()
@@ -322,6 +356,26 @@ class _Job:
             about=about,
             failures=failures,
         )
+
+    def take_part(self, process: int) -> None:
+        """Anonymize inputs that this process claims, a few at a time, until there are no more."""
+        from filelock import FileLock
+
+        by_path = {readable(file.relative): file for file in self.files}
+        self.rows = _by_input(self.manifest.items())
+        self.lock_names = lambda: FileLock(self.output / NAMES_LOCK_NAME)
+
+        def claimed() -> Iterator[InputFile]:
+            while found := self.manifest.claim(process, CLAIMED_TOGETHER):
+                self.rows.update(found)
+                for path in found:
+                    if path in by_path:
+                        yield by_path[path]
+                    else:
+                        self.manifest.leave_queue(path)  # it vanished since it was listed: the next run says so
+
+        self._load()
+        self._anonymize(claimed())
 
     def _load(self) -> None:
         if not self.loaded:
@@ -411,8 +465,11 @@ class _Job:
         rows = self.rows[path]
         if len(rows) == count:
             return rows
-        rows = rows[:count] + [self._planned(path, face) for face in range(len(rows), count)]
-        self.manifest.plan_faces(path, rows)
+        with self.lock_names() if self.lock_names is not None else nullcontext():
+            if self.lock_names is not None:
+                self.names = _names(self.settings, self.files, _by_input(self.manifest.items()))
+            rows = rows[:count] + [self._planned(path, face) for face in range(len(rows), count)]
+            self.manifest.plan_faces(path, rows)
         self.rows[path] = rows
         return rows
 
@@ -775,8 +832,11 @@ def _refuse_unwritable(output: Path) -> None:
 
 
 @contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    """Hold the output folder; a lock of a killed process is released by the system."""
+def _locked(output: Path, *, wait_for_orphans: bool = False) -> Iterator[None]:
+    """Hold the output folder; a lock of a killed process is released by the system.
+
+    The processes of a run that was killed end themselves a moment later: they are waited for when asked.
+    """
     from filelock import FileLock, Timeout
 
     lock = FileLock(output / LOCK_NAME)
@@ -787,6 +847,13 @@ def _locked(output: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"output folder {output} cannot be written: {error.strerror or error}") from None
     try:
+        for path in output.glob(PROCESS_LOCK_PATTERN) if wait_for_orphans else ():
+            try:
+                with FileLock(path, timeout=30):
+                    pass
+            except Timeout:
+                raise UserError(f"a process of an earlier run still works on {output}: end it first") from None
+            path.unlink(missing_ok=True)
         yield
     finally:
         lock.release()
@@ -812,7 +879,7 @@ def _remove_temporaries(output: Path) -> None:
 
 def _names(settings: JobSettings, files: Iterable[InputFile], rows: Mapping[str, list[ItemRow]]) -> _Names:
     names = _Names(_EXTENSIONS[settings.resolved_format])
-    for reserved in (MANIFEST_NAME, CONTACT_SHEET_NAME, LOCK_NAME):
+    for reserved in (MANIFEST_NAME, CONTACT_SHEET_NAME, LOCK_NAME, NAMES_LOCK_NAME):
         names.reserve(reserved)
     for file in files:
         names.add_folders(readable(file.relative))

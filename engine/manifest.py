@@ -232,6 +232,41 @@ class Manifest:
                 "update inputs set faces = ? where path = ?", [(count, path) for path, count in (faces or {}).items()]
             )
 
+    # -- the queue of a run that several processes share --------------------------------------------------------
+
+    def fill_queue(self, paths: Iterable[str]) -> None:
+        """Make these inputs the ones that processes may claim, in this order; what was queued before is forgotten."""
+        with self._transaction() as connection:
+            connection.execute("drop table if exists queue")
+            connection.execute(
+                "create table queue (position integer primary key, input text not null unique, process integer)"
+            )
+            connection.executemany("insert into queue (input) values (?)", [(path,) for path in paths])
+
+    def claim(self, process: int, most: int) -> dict[str, list[ItemRow]]:
+        """The next inputs that nobody has, at most so many, with their items; they are this process's from now on."""
+        with self._transaction() as connection:
+            query = "select input from queue where process is null order by position limit ?"
+            paths = [row[0] for row in connection.execute(query, (most,))]
+            connection.executemany("update queue set process = ? where input = ?", [(process, path) for path in paths])
+            select = f"select {', '.join(COLUMNS)} from items where input = ? order by face"
+            return {path: [ItemRow(*row) for row in connection.execute(select, (path,))] for path in paths}
+
+    def leave_queue(self, path: str) -> None:
+        """An input is done or failed."""
+        with self._transaction() as connection:
+            connection.execute("delete from queue where input = ?", (path,))
+
+    def release(self, process: int) -> None:
+        """Let others claim what a process has claimed and not finished."""
+        with self._transaction() as connection:
+            connection.execute("update queue set process = null where process = ?", (process,))
+
+    def queued(self) -> int:
+        """Number of inputs that are not finished, claimed or not."""
+        with _explained(self.path):
+            return int(self._connection.execute("select count(*) from queue").fetchone()[0])
+
     @staticmethod
     def _insert(connection: sqlite3.Connection, items: Iterable[ItemRow]) -> None:
         marks = ", ".join("?" * len(COLUMNS))

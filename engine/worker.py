@@ -136,6 +136,10 @@ class FalcoWorker:
     def load(self, progress: Progress) -> None:
         from faceanon_engine.engine.pipeline import Anonymizer, Stages
 
+        if self._device.type == "cuda":
+            import torch
+
+            torch.cuda.set_device(self._device)
         preset = self._settings.resolved_preset
         chosen: dict[str, Any] = {
             "backend": self._runs.backend,

@@ -1,0 +1,197 @@
+"""Several devices, one process each, on one job: the manifest is the queue from which they claim their inputs.
+
+The process that was called plans the job, holds the lock on the folder, and waits; the others claim inputs, a few at a
+time, and do with them what a job on one device does. When one of them ends before its time, what it had claimed goes
+back to the others. When the first one is killed, the others notice and end, too.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING, Any
+
+from faceanon_engine.engine.errors import UserError
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+    from faceanon_engine.engine.config import JobSettings
+    from faceanon_engine.engine.images import InputFile
+    from faceanon_engine.engine.job import Observer, WorkerFactory
+    from faceanon_engine.engine.manifest import Manifest
+
+logger = logging.getLogger(__name__)
+
+
+def device_names(text: str | None) -> tuple[str, ...]:
+    """The devices that share a job, from "cuda:0,cuda:1" or "all"; none when they were not asked for.
+
+    The same device may be named several times. Raises UserError where "all" finds no GPU.
+    """
+    if text is None:
+        return ()
+    if text.strip() != "all":
+        names = tuple(name.strip() for name in text.split(",") if name.strip())
+        if not names:
+            raise UserError(f"devices {text!r} names none: give cuda:0,cuda:1 or all")
+        return names
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError("devices all: no usable NVIDIA GPU here, see 'faceanon-engine doctor'; use --device cpu")
+    return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+
+
+def share_among(
+    devices: Sequence[str],
+    settings: JobSettings,
+    todo: Sequence[InputFile],
+    manifest: Manifest,
+    observer: Observer,
+    make_worker: WorkerFactory,
+) -> None:
+    """Have these inputs done by one process a device; raises UserError when all of them ended and some are left."""
+    from faceanon_engine.engine.reader import readable
+
+    manifest.fill_queue(readable(file.relative) for file in todo)
+    left: Sequence[str] = devices
+    while True:
+        troubles = _Round(left, settings, manifest, observer, make_worker).run()
+        unfinished = manifest.queued()
+        if not unfinished:
+            return
+        left = [name for number, name in enumerate(left) if number not in troubles]
+        if not left or not troubles:
+            reason = "; ".join(troubles.values()) or "no process claimed them"
+            raise UserError(f"{unfinished} inputs are left: {reason}: mend that and run the same command again")
+
+
+class _Round:
+    """Processes that were started together, until the last of them has ended."""
+
+    def __init__(
+        self,
+        devices: Sequence[str],
+        settings: JobSettings,
+        manifest: Manifest,
+        observer: Observer,
+        make_worker: WorkerFactory,
+    ) -> None:
+        self._devices = devices
+        self._settings = settings
+        self._manifest = manifest
+        self._observer = observer
+        self._make_worker = make_worker
+        self._troubles: dict[int, str] = {}
+
+    def run(self) -> Mapping[int, str]:
+        """What went wrong, by the number of the device."""
+        context = multiprocessing.get_context("spawn")  # a fork would inherit the GPU's state and threads' locks
+        processes: dict[int, SpawnProcess] = {}
+        lines: dict[int, Connection] = {}
+        try:
+            for number, name in enumerate(self._devices):
+                ours, theirs = context.Pipe()
+                arguments = (self._settings, name, number, len(self._devices), theirs, self._make_worker)
+                processes[number] = context.Process(target=_process, args=arguments, name=f"faceanon-{name}")
+                processes[number].start()
+                theirs.close()
+                lines[number] = ours
+            while lines:
+                for line in wait(list(lines.values()), timeout=1.0):
+                    number = next(number for number, each in lines.items() if each is line)
+                    try:
+                        self._hear(number, lines[number].recv())
+                    except (EOFError, OSError):
+                        lines.pop(number).close()
+                        self._ended(number, processes[number])
+        finally:
+            for process in processes.values():
+                process.terminate()
+            for process in processes.values():
+                process.join()
+            for line in lines.values():
+                line.close()
+            from faceanon_engine.engine.job import NAMES_LOCK_NAME, PROCESS_LOCK_PATTERN
+
+            for path in (NAMES_LOCK_NAME, *(PROCESS_LOCK_PATTERN.replace("*", str(number)) for number in processes)):
+                (self._settings.output / path).unlink(missing_ok=True)
+        return self._troubles
+
+    def _hear(self, number: int, message: tuple[Any, ...]) -> None:
+        kind, *values = message
+        if kind == "trouble":
+            self._troubles[number] = f"{self._devices[number]}: {values[0]}"
+        elif kind == "note":
+            self._observer.note(f"{self._devices[number]}: {values[0]}")
+        else:
+            getattr(self._observer, kind)(*values)
+
+    def _ended(self, number: int, process: SpawnProcess) -> None:
+        process.join()
+        if process.exitcode and number not in self._troubles:
+            self._troubles[number] = f"{self._devices[number]}: its process ended with code {process.exitcode}"
+        if number in self._troubles:
+            self._manifest.release(number)
+            self._observer.note(f"{self._troubles[number]}: the others go on with its inputs")
+
+
+def _process(
+    settings: JobSettings, device: str, number: int, count: int, line: Connection, make_worker: WorkerFactory
+) -> None:
+    """What the process of one device does; it ends when the other end of the line is closed."""
+    from filelock import FileLock
+
+    from faceanon_engine.engine.job import PROCESS_LOCK_PATTERN, take_part
+    from faceanon_engine.engine.manifest import NAME, Manifest
+
+    threading.Thread(target=_end_with_parent, args=(line,), daemon=True).start()
+    try:
+        if device == "cpu":
+            # Read when Torch is loaded, which it is not yet: the processes share the cores.
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+        lock = FileLock(settings.output / PROCESS_LOCK_PATTERN.replace("*", str(number)))
+        with lock, Manifest.create(settings.output / NAME) as manifest:
+            observer = _telling(line.send, manifest)
+            take_part(replace(settings, device=device, devices=None), number, manifest, observer, make_worker)
+    except KeyboardInterrupt:
+        os._exit(130)
+    except Exception as error:
+        logger.debug("the process of %s failed", device, exc_info=True)
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        line.send(("trouble", " ".join(text.split())[:500]))
+
+
+def _end_with_parent(line: Connection) -> None:
+    """Nothing is ever sent down this line: it speaks only by being closed, which a killed process does, too."""
+    try:
+        line.recv()
+    except (EOFError, OSError):
+        os._exit(3)
+
+
+def _telling(send: Callable[[tuple[Any, ...]], None], manifest: Manifest) -> Observer:
+    """An observer that passes on what it is told."""
+    from faceanon_engine.engine.job import Observer
+
+    class Telling(Observer):
+        def pool(self, done: int, total: int) -> None:
+            send(("pool", done, total))
+
+        def batch(self, size: int, step: int, steps: int) -> None:
+            send(("batch", size, step, steps))
+
+        def input_finished(self, path: str, failed: bool) -> None:
+            manifest.leave_queue(path)
+            send(("input_finished", path, failed))
+
+        def note(self, message: str) -> None:
+            send(("note", message))
+
+    return Telling()

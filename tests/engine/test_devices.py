@@ -1,0 +1,147 @@
+"""Several processes on one job: each input once, whoever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from fake_worker import GREEN, make_inputs
+from shared_worker import CannotLoad, SharedWorker
+
+from faceanon_engine.engine import job as job_module
+from faceanon_engine.engine.config import JobSettings, job_settings
+from faceanon_engine.engine.devices import device_names
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.job import Observer
+from faceanon_engine.engine.manifest import ItemRow, Manifest
+
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> JobSettings:
+    values = {"align": "never", "steps": 2, "contact_sheet": 0, "devices": "cpu,cpu"}
+    return job_settings(tmp_path / "in", tmp_path / "out", values)
+
+
+class Told(Observer):
+    def __init__(self) -> None:
+        self.finished: list[str] = []
+        self.notes: list[str] = []
+
+    def input_finished(self, path: str, failed: bool) -> None:
+        self.finished.append(path)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def run(settings: JobSettings, observer: Observer | None = None) -> Any:
+    return job_module.run(settings, observer=observer, make_worker=SharedWorker)
+
+
+def items(settings: JobSettings, state: str | None = None) -> list[ItemRow]:
+    with Manifest.read(settings.output / "manifest.sqlite") as manifest:
+        return manifest.items(state)
+
+
+def test_names_of_devices() -> None:
+    assert device_names(None) == ()
+    assert device_names("cuda:0, cuda:1") == ("cuda:0", "cuda:1")
+    with pytest.raises(UserError, match="names none"):
+        device_names(" , ")
+
+
+def test_inputs_are_claimed_once_and_go_back_when_their_process_ends(tmp_path: Path) -> None:
+    with Manifest.create(tmp_path / "a.sqlite") as one, Manifest.create(tmp_path / "a.sqlite") as other:
+        one.fill_queue(f"{number}.png" for number in range(7))
+        assert list(one.claim(0, 3)) == ["0.png", "1.png", "2.png"]
+        assert list(other.claim(1, 3)) == ["3.png", "4.png", "5.png"]
+        one.leave_queue("1.png")
+        assert one.queued() == 6
+        other.release(0)
+        assert list(other.claim(1, 9)) == ["0.png", "2.png", "6.png"]
+        assert other.claim(1, 9) == {}
+
+
+def test_two_processes_share_a_job(settings: JobSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_STEP", "0.03")
+    make_inputs(settings.input, 20, {5: GREEN})
+    observer = Told()
+    result = run(settings, observer)
+    assert (result.done, result.failed, result.about["device"]) == (19, 1, "cpu, cpu")
+    assert sorted(observer.finished) == [f"photo-{number:02d}.png" for number in range(20)]
+    processes = {row.neighbour_id for row in items(settings, "done")}
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+    assert not list(settings.output.glob(".faceanon-process-*")), "locks of processes that ended are taken away"
+
+
+def test_what_a_killed_process_had_claimed_is_done_by_the_other(
+    settings: JobSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_STEP", "0.02")
+    flag = tmp_path / "kill"
+    flag.touch()
+    monkeypatch.setenv("FAKE_KILL", str(flag))
+    make_inputs(settings.input, 16)
+    observer = Told()
+    result = run(settings, observer)
+    assert (result.done, result.failed) == (16, 0)
+    assert not flag.exists()
+    assert any("ended with code -9" in note for note in observer.notes)
+
+
+def test_when_all_processes_end_the_person_is_told_and_can_go_on(settings: JobSettings) -> None:
+    make_inputs(settings.input, 3)
+    with pytest.raises(UserError, match=r"3 inputs are left: .*CannotLoad"):
+        job_module.run(settings, make_worker=CannotLoad)
+    assert run(settings).done == 3
+
+
+def test_two_processes_give_no_two_faces_one_name(settings: JobSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_FACES", "photo")
+    from PIL import Image
+
+    make_inputs(settings.input, 8)
+    for path in sorted(settings.input.glob("*.png")):
+        Image.open(path).save(path.with_suffix(".jpg"))  # a.jpg and a.png both want a-face1.png
+    assert run(settings).done == 32
+    outputs = [str(row.output) for row in items(settings)]
+    assert len(set(outputs)) == 32
+    assert all((settings.output / name).is_file() for name in outputs)
+
+
+def test_when_the_first_process_is_killed_the_others_end_and_a_new_run_finishes(tmp_path: Path) -> None:
+    make_inputs(tmp_path / "in", 30)
+    arguments = ["anonymize", tmp_path / "in", tmp_path / "out", "--align", "never", "--steps", "2"]
+    command = [sys.executable, SUPPORT / "shared_worker.py", *arguments, "--contact-sheet", "0", "--devices", "cpu,cpu"]
+    environment = os.environ | {"FAKE_STEP": "0.05"}
+    process = subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.DEVNULL)
+    settings = job_settings(tmp_path / "in", tmp_path / "out", {})
+    patience = time.monotonic() + 60
+    while time.monotonic() < patience:
+        time.sleep(0.05)
+        if (settings.output / "manifest.sqlite").exists() and len(items(settings, "done")) >= 4:
+            break
+    workers = {row.neighbour_id for row in items(settings, "done")}
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = {row.output: (settings.output / str(row.output)).stat().st_mtime_ns for row in items(settings, "done")}
+    assert 4 <= len(before) < 30
+    again = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert len(items(settings, "done")) == 30
+    for output, stamp in before.items():
+        assert (settings.output / str(output)).stat().st_mtime_ns == stamp
+    for pid in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
