@@ -25,15 +25,17 @@ _STEP_BATCHES = (1, 2, 4, 8)
 
 
 class Words(click.ParamType):
-    """Names separated by commas, each one of those known; "all" is None."""
+    """Names separated by commas, each one of those known; "all" is every one of them."""
 
     def __init__(self, known: Callable[[], tuple[str, ...]], name: str) -> None:
         self._known = known
         self.name = name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...] | None:
-        if value is None or value == "all" or isinstance(value, tuple):
-            return None if value == "all" else value
+        if value is None or isinstance(value, tuple):
+            return value
+        if value == "all":
+            return self._known()
         words = tuple(dict.fromkeys(word.strip() for word in str(value).split(",") if word.strip()))
         unknown = [word for word in words if word not in self._known()]
         if unknown or not words:
@@ -92,9 +94,8 @@ def _backends() -> tuple[str, ...]:
 @click.option(
     "--backend",
     type=Words(_backends, "NAME,..."),
-    default="all",
-    show_default=True,
-    help="torch, onnxruntime, tensorrt, tensorrt-rtx; those that cannot run here are left out with the reason.",
+    help="torch, onnxruntime, tensorrt, tensorrt-rtx, or all: what cannot run is left out with the reason.  "
+    "[default: those that this machine can run]",
 )
 @click.option(
     "--precision", type=Words(_precisions, "NAME,..."), default="fp32", show_default=True, help="fp32, fp16, bf16."
@@ -172,26 +173,13 @@ def _backends() -> tuple[str, ...]:
 def bench(
     mode: str,
     bundle: str | None,
-    device: str,
-    networks: tuple[str, ...] | None,
-    backend: tuple[str, ...] | None,
-    precision: tuple[Any, ...] | None,
-    batch: tuple[int, ...] | None,
-    preset: str,
-    seconds: float,
-    iterations: int,
-    warmup: float,
-    max_seconds: float,
-    rounds: int,
-    threads: int | None,
-    seed: int,
-    memory: bool,
     output: Path | None,
     source: Path | None,
     compare: Path | None,
     fail_above: float | None,
     compare_anyway: bool,
     as_json: bool,
+    **flags: Any,
 ) -> int:
     """Measure latency, throughput and memory of every network on every backend, and of the optimisation step.
 
@@ -200,42 +188,13 @@ def bench(
     """
     if fail_above is not None and compare is None:
         raise click.UsageError("--fail-above needs --compare OLD.json")
+    # What can be wrong is found out before the long part.
     if output is not None:
         _check_output(output)
     from faceanon_engine.engine.bench.compare import read_result
 
-    # Read before the long part, so that a wrong name costs nothing.
     old = None if compare is None else read_result(compare)
-    if source is not None:
-        result = read_result(source)
-    else:
-        if threads is not None:
-            _keep_to(threads)
-        from faceanon_engine.engine.bench.plan import Plan
-        from faceanon_engine.engine.bench.run import run_plan
-        from faceanon_engine.engine.bench.sessions import open_for_bench
-        from faceanon_engine.engine.bundle import Bundle
-        from faceanon_engine.engine.measure import Budget
-        from faceanon_engine.engine.pipeline import resolve_device
-
-        plan = Plan(
-            mode=mode,
-            graphs=networks or _graphs(),
-            backends=backend or _backends(),
-            precisions=precision or _precisions(),
-            batches=batch or _BATCHES,
-            step_batches=batch or _STEP_BATCHES,
-            device=_numbered(str(resolve_device(device))),
-            preset=get_preset(preset),
-            budget=Budget(warmup, seconds, iterations, max(max_seconds, seconds), rounds),
-            seed=seed,
-            memory=memory,
-        )
-        from faceanon_engine.export.prepare import telling
-
-        with _Progress() as progress:
-            opener = partial(open_for_bench, prepare=telling(progress.note))
-            result = run_plan(Bundle.open(bundle), plan, opener, command=sys.argv[1:], say=progress.say)
+    result = read_result(source) if source is not None else _measure(mode, bundle, flags, old, compare_anyway)
     if output is not None:
         _write(output, result)
     if as_json:
@@ -248,9 +207,53 @@ def bench(
     return 0 if old is None else _compare(old, result, fail_above, compare_anyway, as_json)
 
 
-def _compare(old: dict[str, Any], new: dict[str, Any], fail_above: float | None, anyway: bool, as_json: bool) -> int:
-    from faceanon_engine.cli.bench_view import view_comparison
-    from faceanon_engine.engine.bench.compare import compare_results, obstacles
+def _measure(
+    mode: str, name: str | None, flags: dict[str, Any], old: dict[str, Any] | None, anyway: bool
+) -> dict[str, Any]:
+    threads = flags["threads"]
+    if threads is not None:
+        _keep_to(threads)
+    from faceanon_engine.engine.bench.plan import Plan
+    from faceanon_engine.engine.bench.run import about_run, run_plan
+    from faceanon_engine.engine.bench.sessions import open_for_bench
+    from faceanon_engine.engine.bundle import Bundle
+    from faceanon_engine.engine.measure import Budget
+    from faceanon_engine.engine.pipeline import resolve_device
+    from faceanon_engine.engine.sessions.opening import why_not
+    from faceanon_engine.export.prepare import telling
+
+    device = _numbered(str(resolve_device(flags["device"])))
+    seconds, batches = flags["seconds"], flags["batch"]
+    plan = Plan(
+        mode=mode,
+        graphs=flags["networks"],
+        backends=flags["backend"] or tuple(name for name in _backends() if why_not(name, device) is None),
+        precisions=flags["precision"],
+        batches=batches or _BATCHES,
+        step_batches=batches or _STEP_BATCHES,
+        device=device,
+        preset=get_preset(flags["preset"]),
+        budget=Budget(
+            warmup_seconds=flags["warmup"],
+            min_seconds=seconds,
+            min_iterations=flags["iterations"],
+            max_seconds=max(flags["max_seconds"], seconds),
+            rounds=flags["rounds"],
+        ),
+        seed=flags["seed"],
+        memory=flags["memory"],
+    )
+    bundle = Bundle.open(name)
+    if old is not None:
+        _refuse(old, about_run(bundle, plan), anyway)
+    with _Progress() as progress:
+        opener = partial(open_for_bench, prepare=telling(progress.note))
+        return run_plan(bundle, plan, opener, command=sys.argv[1:], say=progress.say)
+
+
+def _refuse(old: dict[str, Any], new: dict[str, Any], anyway: bool) -> list[str]:
+    """How the two results' machines and networks differ; raises UserError where they do, unless `anyway`."""
+    from faceanon_engine.engine.bench.compare import obstacles
 
     differences = obstacles(old, new)
     if differences and not anyway:
@@ -258,6 +261,14 @@ def _compare(old: dict[str, Any], new: dict[str, Any], fail_above: float | None,
             f"the results are not of the same machine and networks ({'; '.join(differences)}): "
             "measure again here, or add --compare-anyway"
         )
+    return differences
+
+
+def _compare(old: dict[str, Any], new: dict[str, Any], fail_above: float | None, anyway: bool, as_json: bool) -> int:
+    from faceanon_engine.cli.bench_view import view_comparison
+    from faceanon_engine.engine.bench.compare import compare_results
+
+    differences = _refuse(old, new, anyway)
     comparison = compare_results(old, new)
     if not comparison.changes:
         raise UserError("the two results have no case in common: measure the same networks, backends and batch sizes")

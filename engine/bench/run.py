@@ -28,6 +28,21 @@ BUSY = 0.1
 """Share of our processors' time in others' hands above which a result says so."""
 
 
+def about_run(bundle: Bundle, plan: Plan) -> dict[str, Any]:
+    """The fields of a result that are known before anything is measured."""
+    return {
+        "mode": plan.mode,
+        "device": plan.device,
+        "bundle": {
+            "name": bundle.name,
+            "digest": bundle.digest,
+            "resolution": int(bundle.networks["generator"]["config"]["resolution"]),
+        },
+        "settings": {**asdict(plan.budget), "seed": plan.seed, "queue_depth": QUEUE_DEPTH},
+        "machine": describe_machine(),
+    }
+
+
 def run_plan(
     bundle: Bundle,
     plan: Plan,
@@ -77,15 +92,7 @@ def run_plan(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - started, 1),
         "command": list(command),
-        "mode": plan.mode,
-        "device": plan.device,
-        "bundle": {
-            "name": bundle.name,
-            "digest": bundle.digest,
-            "resolution": int(bundle.networks["generator"]["config"]["resolution"]),
-        },
-        "settings": {**asdict(plan.budget), "seed": plan.seed, "queue_depth": QUEUE_DEPTH},
-        "machine": describe_machine(),
+        **about_run(bundle, plan),
         "before": before,
         "after": after,
         "others_share": None if others is None else round(others, 4),

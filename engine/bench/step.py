@@ -245,7 +245,8 @@ def measure_steps(bundle: Bundle, plan: Plan, missing: list[dict[str, Any]], tel
     turns = Turns(tell, "optimise", len(runs) * plan.budget.rounds)
     measured = take_steps({key: run.run for key, run in runs.items()}, plan.budget, on_round=turns)
     found = []
-    for (batch, precision), samples in sorted(measured.items()):
+    # Precisions of a batch size side by side, in the order they were asked for.
+    for (batch, precision), samples in sorted(measured.items(), key=lambda item: item[0][0]):
         fields = timing(samples, "step_ms", ("forward", "backward", "plain"))
         steps = max(plan.preset.steps, 1)
         found.append(

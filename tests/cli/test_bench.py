@@ -32,6 +32,11 @@ def validator() -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(schema)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FACEANON_HOME", str(tmp_path / "home"))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("bench")
@@ -134,6 +139,15 @@ def test_a_backend_that_cannot_run_is_left_out_with_a_reason(bundle: Path) -> No
     assert "left out: tensorrt fp32 of mapping: " in done.output
 
 
+def test_a_processor_is_not_asked_for_what_only_gpus_run(bundle: Path) -> None:
+    done = run(
+        "latency", "--bundle", bundle, "--device", "cpu", "--networks", "mapping", "--no-memory", "--json", *QUICK
+    )
+    found = json.loads(done.stdout)
+    assert "torch" in {entry["backend"] for entry in found["sessions"]}
+    assert not [entry for entry in found["left_out"] if "tensorrt" in entry["backend"]]
+
+
 def test_when_nothing_can_be_measured_the_reason_is_an_error(bundle: Path) -> None:
     done = run(
         "latency", "--bundle", bundle, "--device", "cpu", "--backend", "tensorrt", "--networks", "mapping", *QUICK
@@ -185,6 +199,20 @@ def test_another_machines_result_is_not_compared_silently(measured: Path, tmp_pa
     done = run("--from", measured, "--compare", other, "--compare-anyway")
     assert done.exit_code == 0
     assert "Another 9000" in done.output
+
+
+def test_a_comparison_that_will_be_refused_is_refused_before_measuring(
+    measured: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(*_: Any, **__: Any) -> None:
+        raise AssertionError("it was measured")
+
+    monkeypatch.setattr("faceanon_engine.engine.bench.run.run_plan", measure)
+    other = other_machine(measured, tmp_path / "other.json")
+    done = run("--bundle", bundle, "--device", "cpu", "--compare", other)
+    assert isinstance(done.exception, UserError)
+    assert "Another 9000" in str(done.exception)
+    assert isinstance(run("--bundle", bundle, "--device", "cpu", "--compare", measured).exception, AssertionError)
 
 
 def test_results_without_a_common_case_cannot_be_compared(measured: Path, tmp_path: Path) -> None:
