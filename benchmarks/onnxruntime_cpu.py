@@ -250,10 +250,14 @@ def examine(bundle: Bundle, graph: str, arguments: argparse.Namespace) -> list[d
     side = int(bundle.networks["generator"]["config"]["resolution"])
     clock = time.process_time_ns if arguments.clock == "cpu" else time.perf_counter_ns
     images = make_inputs(bundle, graph, arguments.batch, 0)
-    budget = Budget(min_seconds=arguments.seconds, min_iterations=6, max_seconds=60 + arguments.seconds, rounds=3)
+    budget = Budget(
+        min_seconds=arguments.seconds, min_iterations=arguments.iterations, max_seconds=60 + arguments.seconds, rounds=3
+    )
     with tempfile.TemporaryDirectory() as name:
         calibration = people(64, FIRST_PERSON, side) if drawn else None
         tried = variants(bundle, graph, Path(name), arguments.threads, calibration)
+        wanted = arguments.only.split(";") if arguments.only else list(tried)
+        tried = {what: run for what, run in tried.items() if what in ("torch eager", "onnxruntime session", *wanted)}
         probes = {what: host_probe(lambda run=run: run(images), clock) for what, run in tried.items()}
         samples: dict[str, Samples] = measure_interleaved(probes, budget, clock=clock)
         reference = flat(tried["onnxruntime session"](images))
@@ -305,6 +309,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--seconds", type=float, default=3.0, help="least time for a variant")
+    parser.add_argument("--iterations", type=int, default=6, help="least runs of a variant")
+    parser.add_argument("--only", help="names of variants, with ; between them, beside Torch eager and the session")
     parser.add_argument("--people", type=int, default=500, help="drawn people whose neighbours are compared")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
