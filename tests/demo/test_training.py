@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -24,29 +25,34 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(module: str, *arguments: str) -> None:
-    command = [sys.executable, "-m", f"faceanon_engine.demo.training.{module}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
-    assert done.returncode == 0, done.stderr
+    name = f"faceanon_engine.demo.training.{module}"
+    with patch.object(sys, "argv", [name, *arguments]):
+        importlib.import_module(name).main()
 
 
 def test_a_short_run_of_every_training_makes_a_bundle(data: Path, tmp_path: Path) -> None:
     short = ["--batch", "4", "--threads", "1"]
-    for name in ("generator", "identity", "attributes"):
-        quick = ["--mapping-steps", "20"] if name == "generator" else []
-        call(name, str(data), str(tmp_path / name), *short, "--steps", "10", *quick)
-        first = torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
-        assert first["step"] == 10
-        call(name, str(data), str(tmp_path / name), *short, *quick, "--steps", "12")
-        second = torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
-        assert second["step"] == 12
+    own = {
+        "generator": ("drawing", ["--mapping-steps", "20"]),
+        "sharpen": ("generator", ["--generator", str(tmp_path / "drawing")]),
+        "identity": ("identity", []),
+        "attributes": ("attributes", []),
+        "inverter": ("inverter", ["--generator", str(tmp_path / "generator"), "--code-steps", "5"]),
+    }
+    for module, (run, more) in own.items():
+        begun = 12 if module == "sharpen" else 0
+        call(module, str(data), str(tmp_path / run), *short, *more, "--steps", "10")
+        first = torch.load(tmp_path / run / "checkpoint.pt", weights_only=True)
+        assert first["step"] == begun + 10
+        call(module, str(data), str(tmp_path / run), *short, *more, "--steps", "12")
+        second = torch.load(tmp_path / run / "checkpoint.pt", weights_only=True)
+        assert second["step"] == begun + 12
         assert all(torch.isfinite(value).all() for value in second["networks"].values() if value.is_floating_point())
         changed = [k for k, v in second["networks"].items() if not torch.equal(v, first["networks"][k])]
-        assert len(changed) > len(second["networks"]) / 3
-    more = ["--generator", str(tmp_path / "generator"), "--code-steps", "5"]
-    call("inverter", str(data), str(tmp_path / "inverter"), *short, "--steps", "10", *more)
+        assert len(changed) > len(second["networks"]) / 3, module
     call("assemble", str(tmp_path), str(tmp_path / "bundle"))
     content = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
-    assert content["extra"]["training"]["generator"]["steps"] == 12
+    assert content["extra"]["training"]["generator"]["steps"] == 24
     from faceanon_engine.engine.bundle import Bundle
 
     assert Bundle.open(tmp_path / "bundle").verify() == []
