@@ -140,12 +140,18 @@ class Lane:
         codes = self._state.code(self.settings.preset.trainable_rows[0])[slots]
         images, cosine, attribute = (value[slots] for value in outcome[:3])
         names = ("first_cosine", "first_attribute", "identity", "tokens")
-        kept = [getattr(self._state, name)[slots] for name in names]
-        values = (codes, images, cosine, attribute, *kept)
+        first_cosine, first_attribute, identity, tokens = (getattr(self._state, name)[slots] for name in names)
         return [
             Finished(
-                self._running[slot].key,
-                *(value[number] for value in values),
+                key=self._running[slot].key,
+                w_plus=codes[number],
+                image=images[number],
+                cosine=cosine[number],
+                attribute=attribute[number],
+                first_cosine=first_cosine[number],
+                first_attribute=first_attribute[number],
+                identity=identity[number],
+                tokens=tokens[number],
                 steps=self._running[slot].steps,
                 seconds=0.0,
             )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -82,7 +83,8 @@ class GraphStepper:
             del scratch
             graph = torch.cuda.CUDAGraph()
             # Threads that decode and encode may call CUDA meanwhile: only this one's calls can spoil the capture.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            pool: Any = self._pool
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 outcome = step(self._networks, part, self._settings)
         return graph, outcome
 
@@ -105,7 +107,8 @@ def measured_capacity(
     device = image.rows.device
     torch.cuda.empty_cache()
     available = torch.cuda.mem_get_info(device)[0] if free is None else free
-    return fitting(*(_peak(networks, settings, image, count) for count in (1, 3)), available, limit)
+    one, three = (_peak(networks, settings, image, count) for count in (1, 3))
+    return fitting(one, three, available, limit)
 
 
 def fitting(one: int, three: int, free: int, limit: int) -> int:

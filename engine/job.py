@@ -441,7 +441,7 @@ class _Job:
 
     # -- from files to faces -----------------------------------------------------------------------------------
 
-    def _faces(self, executor: ThreadPoolExecutor, todo: Sequence[InputFile], count: int) -> Iterator[_Face]:
+    def _faces(self, executor: ThreadPoolExecutor, todo: Iterable[InputFile], count: int) -> Iterator[_Face]:
         """Faces that are still to be done, in the order of the inputs; failures are recorded on the way."""
         for file, future in ahead(executor, self.reader.faces_of, todo, count):
             path = readable(file.relative)

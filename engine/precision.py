@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -61,7 +61,7 @@ def computing(precision: Precision) -> Iterator[None]:
             setattr(place, name, value)
 
 
-def _switches() -> list[tuple[object, str]]:
+def _switches() -> list[tuple[Any, str]]:
     """Where PyTorch keeps the choice for matrix products and convolutions; the two generations must not be mixed."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     if hasattr(cudnn, "conv") and hasattr(cudnn.conv, "fp32_precision"):
@@ -74,13 +74,14 @@ def lowered(networks: Networks, precision: Precision) -> Networks:
     dtype = compute_dtype(precision)
     if dtype == torch.float32:
         return networks
-    generator, *encoders = (copy.deepcopy(network) for network in networks)
+    copies: list[Any] = [copy.deepcopy(network) for network in networks]
+    generator, *encoders = copies
     for module in generator.freeze().modules():
         # The styles' own layers, demodulation constants, noise and biases stay: they are the float32 islands.
         if getattr(module, "folded", None) is not None:
-            module.folded = module.folded.to(dtype)  # type: ignore[union-attr, operator]
+            module.folded = module.folded.to(dtype)
     for encoder in encoders:
         for name, parameter in encoder.named_parameters():
             if parameter.ndim >= 2 and "embedding" not in name:
                 parameter.data = parameter.data.to(dtype)
-    return type(networks)(generator, *encoders)  # type: ignore[arg-type]
+    return type(networks)(generator, *encoders)

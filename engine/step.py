@@ -8,8 +8,9 @@ be captured in a CUDA graph.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -90,15 +91,15 @@ class State:
 
     def part(self, start: int, count: int) -> State:
         """Views of some images; what is done to them is done to these."""
-        return self._each(lambda value: value.narrow(0, start, count))
+        return self.each(lambda value: value.narrow(0, start, count))
 
     def blank(self, capacity: int) -> State:
         """Zeros for so many images of the same kind, in memory of their own."""
-        return self._each(lambda value: _blank(value, capacity))
+        return self.each(lambda value: _blank(value, capacity))
 
     def clone(self) -> State:
         """A copy in memory of its own."""
-        return self._each(Tensor.clone)
+        return self.each(Tensor.clone)
 
     def place(self, slot: int, image: State) -> None:
         """Copy the state of one image into a slot."""
@@ -112,9 +113,11 @@ class State:
         stop = start + self.rows.shape[1]
         return torch.cat([self.w_plus[:, :start], self.evaluated, self.w_plus[:, stop:]], dim=1)
 
-    def _each(self, change: object) -> State:
+    def each(self, change: Callable[[Tensor], Tensor]) -> State:
+        """A state of every tensor's change."""
         values = {name: getattr(self, name) for name in _TENSORS}
-        return State(**{name: None if value is None else change(value) for name, value in values.items()})  # type: ignore[operator]
+        changed: dict[str, Any] = {name: None if value is None else change(value) for name, value in values.items()}
+        return State(**changed)
 
 
 _TENSORS = tuple(field.name for field in fields(State))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Images = npt.NDArray[np.uint8]
 PREPARED_TOGETHER = 8
 """How many originals the stages before the optimisation take at once: they are a hundredth of the work."""
+DRAWN_TOGETHER = 4
 
 
 class Stream:
@@ -133,10 +134,8 @@ class Stream:
         cosine, attribute = together("cosine"), together("attribute")
         if compute_dtype(self.settings.precision) != torch.float32:
             # The picture that is delivered, and what is said of it, are float32 whatever the steps were made in.
-            with computing("fp32"):
-                images = self._full.generator.synthesis(codes)
-                targets = Targets(together("identity"), together("tokens"))
-                cosine, attribute = compare(*self._full[1:], images, targets, self.settings.preset)
+            targets = Targets(together("identity"), together("tokens"))
+            images, cosine, attribute = self._exact(codes, targets)
         finite = torch.isfinite(images).all(dim=3).all(dim=2).all(dim=1) & torch.isfinite(codes).all(dim=2).all(dim=1)
         return AnonymizedBatch(
             images=to_uint8(images, self.settings.preset.output_scaling).cpu().numpy(),
@@ -151,6 +150,16 @@ class Stream:
             steps=np.array([result.steps for result in finished], np.int64),
             seconds=np.array([result.seconds for result in finished], np.float64),
         )
+
+    def _exact(self, codes: torch.Tensor, targets: Targets) -> list[torch.Tensor]:
+        """Pictures, identity cosines and attribute losses of codes in float32, few at a time to take little memory."""
+        parts = []
+        with computing("fp32"):
+            for few in torch.arange(len(codes)).split(DRAWN_TOGETHER):
+                images = self._full.generator.synthesis(codes[few])
+                target = Targets(targets.identity[few], targets.tokens[few])
+                parts.append((images, *compare(*self._full[1:], images, target, self.settings.preset)))
+        return [torch.cat(values) for values in zip(*parts, strict=True)]
 
 
 def joined(results: list[AnonymizedBatch], order: npt.NDArray[np.integer]) -> AnonymizedBatch:

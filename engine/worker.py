@@ -115,7 +115,7 @@ class FalcoWorker:
 
     def _optimisation(self) -> dict[str, str]:
         preset = self._settings.resolved_preset
-        found = {"optimisation": self._optimise_precision}
+        found: dict[str, str] = {"optimisation": self._optimise_precision}
         if preset.proxy_resolution is not None:
             found["proxy"] = f"{preset.proxy_resolution} px until the last {preset.proxy_finish} steps"
         if preset.stopping is not None:

@@ -73,7 +73,7 @@ def test_killed_again_and_again_it_finishes_and_redoes_nothing(tmp_path: Path) -
     kills = 0
     for _ in range(5):
         process = subprocess.Popen(
-            command(*job(tmp_path)), env=environment(0.01), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(*job(tmp_path)), env=environment(0.05), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         # Wait until this run has got somewhere, so that the kill falls at a random moment of the work itself.
         before, patience = len(done_rows(output)), time.monotonic() + 30
