@@ -95,7 +95,8 @@ def _graph(path: Path) -> Contents:
     layers = []
     for node in model.graph.node:
         output = known.get(node.output[0])
-        kind, shape = "", ()
+        kind = ""
+        shape: tuple[int, ...] = ()
         if output is not None:
             tensor = output.type.tensor_type
             kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
