@@ -30,30 +30,41 @@ __device__ __forceinline__ Place place(int height, int width, int channels, int 
 // are those of the same pixels and make it the activation's gradient.
 template <typename T, bool WHOLE, int PAD>
 struct Row {
-  Eight<T> at[TAPS];
+  // In words of 32 bits: kept over a round of the loop as values of 16, each would take a register.
+  struct alignas(16) Packed {
+    unsigned words[GROUP * sizeof(T) / sizeof(unsigned)];
+  };
+  Packed at[TAPS];
   unsigned bits[TAPS];
 
   __device__ __forceinline__ void read(const T* input, const unsigned char* signs, int height, int width, int channels,
                                        int groups, const Place& to, int y) {
-    const int row = y - PAD;
+    const int row = y - PAD, first = row * width + to.x - PAD;
 #pragma unroll
     for (int i = 0; i < TAPS; ++i) {
       const int column = to.x - PAD + i;
       const bool exists = row >= 0 && row < height && column >= 0 && column < width;
-      const size_t pixel = (size_t)row * width + column;
-      at[i] = exists ? load<WHOLE>(input + pixel * channels + to.channel, to.count) : zeros<T>();
-      bits[i] = exists && signs != nullptr ? signs[pixel * groups + to.group] : 0xffu;
+      const T* from = input + ((first + i) * channels + to.channel);
+      if constexpr (WHOLE) {
+        at[i] = exists ? *reinterpret_cast<const Packed*>(from) : Packed{};
+      } else {
+        const Eight<T> x = exists ? load<WHOLE>(from, to.count) : zeros<T>();
+        memcpy(&at[i], &x, sizeof x);
+      }
+      bits[i] = exists && signs != nullptr ? signs[(first + i) * groups + to.group] : 0xffu;
     }
   }
 
   __device__ __forceinline__ void filter(float (&out)[GROUP]) const {
 #pragma unroll
-    for (int c = 0; c < GROUP; ++c) {
-      float sum = 0.f;
+    for (int c = 0; c < GROUP; ++c) out[c] = 0.f;
 #pragma unroll
-      for (int i = 0; i < TAPS; ++i)
-        sum += (bits[i] >> c & 1u ? tap(i) : tap(i) * LEAKY_SLOPE) * widen(at[i].at[c]);
-      out[c] = sum;
+    for (int i = 0; i < TAPS; ++i) {
+      Eight<T> x;
+      memcpy(&x, &at[i], sizeof x);
+#pragma unroll
+      for (int c = 0; c < GROUP; ++c)
+        out[c] += (bits[i] >> c & 1u ? tap(i) : tap(i) * LEAKY_SLOPE) * widen(x.at[c]);
     }
   }
 };
@@ -62,19 +73,17 @@ struct Row {
 template <typename T, bool WHOLE, int PAD, typename Write>
 __device__ __forceinline__ void filter_column(const T* input, const unsigned char* signs, int height, int width,
                                               int channels, int groups, const Place& at, Write write) {
-  float above[3][GROUP];
+  // Wide values leave no registers for a row on its way while another is finished.
+  constexpr bool AHEAD = WHOLE && sizeof(T) < sizeof(float);
+  float above[3][GROUP] = {};
   Row<T, WHOLE, PAD> row;
-#pragma unroll
-  for (int i = 0; i < 3; ++i) {
-    row.read(input, signs, height, width, channels, groups, at, at.first_row + i);
-    row.filter(above[i]);
-  }
-  row.read(input, signs, height, width, channels, groups, at, at.first_row + 3);
-  for (int y = at.first_row; y < at.end_row; ++y) {
+  // The first three rounds only fill `above`: read at once beforehand, those rows would take all registers.
+  if (AHEAD) row.read(input, signs, height, width, channels, groups, at, at.first_row);
+  for (int y = at.first_row - 3; y < at.end_row; ++y) {
     float last[GROUP], sum[GROUP];
+    if (!AHEAD) row.read(input, signs, height, width, channels, groups, at, y + 3);
     row.filter(last);
-    // The next row is on its way while this one is finished.
-    if (y + 1 < at.end_row) row.read(input, signs, height, width, channels, groups, at, y + 4);
+    if (AHEAD && y + 1 < at.end_row) row.read(input, signs, height, width, channels, groups, at, y + 4);
 #pragma unroll
     for (int c = 0; c < GROUP; ++c) {
       sum[c] = tap(0) * (above[0][c] + last[c]) + tap(1) * (above[1][c] + above[2][c]);
@@ -82,7 +91,7 @@ __device__ __forceinline__ void filter_column(const T* input, const unsigned cha
       above[1][c] = above[2][c];
       above[2][c] = last[c];
     }
-    write(y, sum);
+    if (y >= at.first_row) write(y, sum);
   }
 }
 

@@ -49,23 +49,26 @@ __device__ __forceinline__ Eight<T> zeros() {
 // `count` values that exist are read one by one and the others are zero. Kernels for that end in `_any`.
 template <bool WHOLE, typename T>
 __device__ __forceinline__ Eight<T> load(const T* p, int count) {
-  if (WHOLE) return *reinterpret_cast<const Eight<T>*>(p);
-  Eight<T> x = zeros<T>();
+  if constexpr (WHOLE) {
+    return *reinterpret_cast<const Eight<T>*>(p);
+  } else {
+    Eight<T> x = zeros<T>();
 #pragma unroll
-  for (int i = 0; i < GROUP; ++i)
-    if (i < count) x.at[i] = p[i];
-  return x;
+    for (int i = 0; i < GROUP; ++i)
+      if (i < count) x.at[i] = p[i];
+    return x;
+  }
 }
 
 template <bool WHOLE, typename T>
 __device__ __forceinline__ void store(T* p, const Eight<T>& x, int count) {
-  if (WHOLE) {
+  if constexpr (WHOLE) {
     *reinterpret_cast<Eight<T>*>(p) = x;
-    return;
-  }
+  } else {
 #pragma unroll
-  for (int i = 0; i < GROUP; ++i)
-    if (i < count) p[i] = x.at[i];
+    for (int i = 0; i < GROUP; ++i)
+      if (i < count) p[i] = x.at[i];
+  }
 }
 
 // Eight per-channel constants times `factor`; where there is no array, `factor` itself.

@@ -125,13 +125,23 @@ def read_binary(record: Path) -> FatBinary:
     return FatBinary(path=record.with_suffix(".fatbin"), **data)
 
 
-def find_compiled(name: str, architecture: int, folder: Path) -> FatBinary | None:
-    """A kept binary of the source as it is now with code for that architecture, whichever compiler made it."""
-    for record in sorted(folder.glob(f"{name}-{source_hash(name)}-*.json")):
-        binary = read_binary(record)
-        if architecture in binary.architectures and binary.path.is_file():
-            return binary
-    return None
+def runs_on(architecture: int, binary: FatBinary) -> int:
+    """How well a binary suits a GPU: 3 its own machine code, 2 that of its generation, 1 PTX, 0 not at all."""
+    if architecture in binary.architectures:
+        return 3
+    if any(made // 10 == architecture // 10 and made < architecture for made in binary.architectures):
+        return 2
+    return int(max(binary.architectures) < architecture)
+
+
+def find_compiled(name: str, architecture: int, folder: Path, least: int = 3) -> FatBinary | None:
+    """The kept binary of the source as it is now that suits that GPU best, whichever compiler made it.
+
+    One that suits it less than `least`, see `runs_on`, is not taken.
+    """
+    kept = [read_binary(record) for record in sorted(folder.glob(f"{name}-{source_hash(name)}-*.json"))]
+    fit = [binary for binary in kept if binary.path.is_file() and runs_on(architecture, binary) >= least]
+    return max(fit, key=lambda binary: runs_on(architecture, binary), default=None)
 
 
 def compile_source(

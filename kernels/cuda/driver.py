@@ -6,6 +6,7 @@ default stream; the driver itself launches on any.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,31 +38,40 @@ class Driver(Protocol):
 
 
 class DirectDriver:
-    """The driver's own interface, by ctypes."""
+    """The driver's own interface, by ctypes, in the primary context of a device."""
 
     name = "driver"
 
-    def __init__(self) -> None:
+    def __init__(self, device: int, library: str = "libcuda.so.1") -> None:
         try:
-            self._cuda = ctypes.CDLL("libcuda.so.1")
+            self._cuda = ctypes.CDLL(library)
         except OSError as error:
-            raise DriverError("libcuda.so.1 is not there: no NVIDIA driver is installed") from error
+            raise DriverError(f"{library} is not there: no NVIDIA driver is installed") from error
+        self._call("cuInit", 0)
+        handle = ctypes.c_int()
+        self._call("cuDeviceGet", ctypes.byref(handle), device)
+        self._context = ctypes.c_void_p()
+        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), handle)
 
-    def _check(self, call: str, code: int) -> None:
+    def _call(self, name: str, *arguments: Any, about: str = "") -> None:
+        code = getattr(self._cuda, name)(*arguments)
         if code:
             text = ctypes.c_char_p()
             self._cuda.cuGetErrorString(code, ctypes.byref(text))
-            raise DriverError(f"{call}: {(text.value or b'unknown error').decode()} ({code})")
+            raise DriverError(f"{name}{about}: {(text.value or b'unknown error').decode()} ({code})")
+
+    def enter(self) -> None:
+        """Make the device's context this thread's: in a thread that has not used CUDA yet, none is."""
+        self._call("cuCtxSetCurrent", self._context)
 
     def load(self, image: bytes) -> ctypes.c_void_p:
         module = ctypes.c_void_p()
-        self._check("cuModuleLoadData", self._cuda.cuModuleLoadData(ctypes.byref(module), image))
+        self._call("cuModuleLoadData", ctypes.byref(module), image)
         return module
 
     def function(self, module: ctypes.c_void_p, kernel: str) -> ctypes.c_void_p:
         found = ctypes.c_void_p()
-        code = self._cuda.cuModuleGetFunction(ctypes.byref(found), module, kernel.encode())
-        self._check(f"cuModuleGetFunction {kernel}", code)
+        self._call("cuModuleGetFunction", ctypes.byref(found), module, kernel.encode(), about=f" {kernel}")
         return found
 
     def launches_on(self, stream: int) -> bool:
@@ -72,10 +82,7 @@ class DirectDriver:
     ) -> None:
         kept = ctypes.create_string_buffer(arguments, len(arguments))
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(kept))
-        code = self._cuda.cuLaunchKernel(
-            function, *grid, *block, shared, ctypes.c_void_p(stream), pointers, ctypes.c_void_p(0)
-        )
-        self._check("cuLaunchKernel", code)
+        self._call("cuLaunchKernel", function, *grid, *block, shared, ctypes.c_void_p(stream), pointers, None)
 
 
 class PycudaDriver:
@@ -90,6 +97,7 @@ class PycudaDriver:
         cuda.init()
         self._cuda = cuda
         self._context = cuda.Device(device).retain_primary_context()
+        atexit.register(self._context.detach)  # left to the end of the process, PyCUDA would complain there
         self._streams: dict[int, Any] = {0: None}
 
     @contextmanager

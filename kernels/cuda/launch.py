@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,13 +46,13 @@ class CudaLauncher:
         self.architecture = 10 * major + minor
         with torch.cuda.device(self.device):
             torch.cuda.current_stream().synchronize()  # makes Torch's context, where there is none yet
+        self._direct = DirectDriver(self.device.index)
         self.pycuda = self._pycuda(pycuda)
-        self._direct = DirectDriver()
         self._images: dict[str, bytes] = {}
         self._functions: dict[tuple[str, str, str], Any] = {}
         self._modules: dict[tuple[str, str], Any] = {}
-        for name in compiler.source_names():
-            self._image(name)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(self._image, compiler.source_names()))
 
     def _pycuda(self, wanted: bool | None) -> PycudaDriver | None:
         if wanted is False:
@@ -67,7 +68,12 @@ class CudaLauncher:
         if source not in self._images:
             binary = compiler.find_compiled(source, self.architecture, self.folder)
             if binary is None:
-                binary = compiler.compile_source(source, [self.architecture], folder=self.folder)
+                try:
+                    binary = compiler.compile_source(source, [self.architecture], folder=self.folder)
+                except compiler.CompileError:
+                    binary = compiler.find_compiled(source, self.architecture, self.folder, least=1)
+                    if binary is None:
+                        raise
             self._images[source] = binary.path.read_bytes()
         return self._images[source]
 
@@ -88,6 +94,7 @@ class CudaLauncher:
     ) -> None:
         with torch.cuda.device(self.device):
             stream = torch.cuda.current_stream().cuda_stream
+            self._direct.enter()
             driver = self.driver_for(stream)
             function = self._function(driver, source, kernel)
             driver.launch(function, grid, block, shared, stream, bytes(arguments))

@@ -119,6 +119,16 @@ def test_the_assemblers_remarks_are_read() -> None:
     assert "128!" in report([binary])
 
 
+def test_a_gpu_takes_what_suits_it_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def binary(*architectures: int) -> FatBinary:
+        return FatBinary("x", tmp_path, architectures, "nvcc", 1.0, ())
+
+    every = binary(*ARCHITECTURES)
+    assert [compiler.runs_on(each, every) for each in (90, 103, 121, 130, 70)] == [3, 2, 2, 1, 0]
+    assert compiler.runs_on(87, binary(80)) == 2
+    assert compiler.runs_on(86, binary(89)) == 0
+
+
 def test_the_hash_depends_on_source_and_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cuda").mkdir()
     monkeypatch.setattr(compiler, "SOURCES", tmp_path)

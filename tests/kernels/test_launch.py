@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,10 @@ class Recorder:
 
     def __init__(self, name: str, streams: set[int] | None) -> None:
         self.name, self.streams, self.calls = name, streams, list[Any]()
+        self.entered = 0
+
+    def enter(self) -> None:
+        self.entered += 1
 
     def load(self, image: bytes) -> str:
         self.calls.append(("load", image))
@@ -67,7 +72,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, current: list[int]
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     found = FatBinary("x", image, (90,), "nvcc", 0.0, ())
     monkeypatch.setattr(launch.compiler, "find_compiled", lambda name, architecture, folder: found)
-    monkeypatch.setattr(launch, "DirectDriver", lambda: Recorder("driver", None))
+    monkeypatch.setattr(launch, "DirectDriver", lambda index: Recorder("driver", None))
     monkeypatch.setattr(launch, "PycudaDriver", lambda index: Recorder("pycuda", {0, 42}))
     yield CudaLauncher(torch.device("cuda", 0), tmp_path)
 
@@ -87,6 +92,70 @@ def test_pycuda_launches_on_its_own_streams_and_the_driver_on_others(
     expected = [("launch", "kernel", *shape, stream, bytes(arguments)) for stream in (42, 42, 0)]
     assert pycuda.calls == [*loaded, *expected]  # type: ignore[union-attr]
     assert direct.calls == [*loaded, ("launch", "kernel", *shape, 7, bytes(arguments))]  # type: ignore[attr-defined]
+    assert direct.entered == 4  # type: ignore[attr-defined]
+
+
+FAKE_DRIVER = r"""
+#include <stdio.h>
+#include <string.h>
+static char said[4096];
+static void note(const char* text) { strcat(said, text); strcat(said, ";"); }
+const char* said_so_far(void) { return said; }
+int cuInit(unsigned flags) { note("init"); return 0; }
+int cuDeviceGet(int* device, int index) { *device = index + 100; return 0; }
+int cuDevicePrimaryCtxRetain(void** context, int device) { *context = (void*)(0x700000000000 + device); return 0; }
+int cuCtxSetCurrent(void* context) { return context == (void*)(0x700000000000 + 103) ? 0 : 201; }
+int cuModuleLoadData(void** module, const void* image) {
+  note((const char*)image);
+  *module = (void*)0x7fff12345678;
+  return 0;
+}
+int cuModuleGetFunction(void** function, void* module, const char* name) {
+  if (module != (void*)0x7fff12345678 || strcmp(name, "kernel")) return 500;
+  *function = (void*)0x7fff87654321;
+  return 0;
+}
+int cuGetErrorString(int code, const char** text) { *text = code == 500 ? "not found" : 0; return 0; }
+int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                   unsigned shared, void* stream, void** arguments, void** extra) {
+  char text[256];
+  struct { void* a; int b; } s;
+  memcpy(&s, arguments[0], sizeof s);
+  snprintf(text, sizeof text, "%p %u %u %u %u %u %u %u %p %p %d %d", function, gx, gy, gz, bx, by, bz, shared, stream,
+           s.a, s.b, extra == 0);
+  note(text);
+  return 0;
+}
+"""
+
+
+def test_the_driver_is_called_as_it_is_declared(tmp_path: Path) -> None:
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler is installed: it makes the stand-in for the driver")
+    library = tmp_path / "libcuda.so.1"
+    command = [compiler, "-w", "-fPIC", "-shared", "-x", "c", "-", "-o", str(library)]
+    subprocess.run(command, input=FAKE_DRIVER, text=True, check=True)
+    driver = DirectDriver(3, str(library))
+    driver.enter()
+    module = driver.load(b"image")
+    function = driver.function(module, "kernel")
+    arguments = bytes(Arguments(0x7F0011223344, -5))
+    driver.launch(function, (70000, 2, 3), (4, 5, 6), 7, 0x7F5566778899, arguments)
+    driver.launch(function, (1, 1, 1), (1, 1, 1), 0, 0, arguments)
+    said = ctypes.CDLL(str(library)).said_so_far
+    said.restype = ctypes.c_char_p
+    assert said().decode().split(";") == [
+        "init",
+        "image",
+        "0x7fff87654321 70000 2 3 4 5 6 7 0x7f5566778899 0x7f0011223344 -5 1",
+        "0x7fff87654321 1 1 1 1 1 1 0 (nil) 0x7f0011223344 -5 1",
+        "",
+    ]
+    with pytest.raises(DriverError, match=r"cuModuleGetFunction other: not found \(500\)"):
+        driver.function(module, "other")
+    with pytest.raises(DriverError, match=r"unknown error \(201\)"):
+        DirectDriver(4, str(library)).enter()
 
 
 def test_without_pycuda_the_driver_launches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -111,9 +180,9 @@ def test_the_cpu_has_no_launcher() -> None:
 def test_without_a_gpu_nothing_is_loaded_at_import() -> None:
     code = "import sys, faceanon_engine.kernels.cuda.launch; sys.exit('pycuda' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    for make in (DirectDriver, lambda: PycudaDriver(0)):
+    for driver in (DirectDriver, PycudaDriver):
         with pytest.raises((DriverError, ImportError)):
-            make()
+            driver(0)
 
 
 def test_a_gpu_without_kernels_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
