@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -68,7 +69,9 @@ def in_fresh_process(call: Callable[..., Any], arguments: Sequence[Any]) -> Any:
     Raises what the call raises, and RuntimeError when its process is ended from outside.
     """
     try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        # An interruption is this process's to report; the other one ends with its work.
+        silent = (signal.SIGINT, signal.SIG_IGN)
+        with ProcessPoolExecutor(1, get_context("spawn"), signal.signal, silent) as pool:
             return pool.submit(call, *arguments).result()
     except BrokenProcessPool:
         raise RuntimeError("its process was ended, probably for lack of memory") from None
