@@ -157,6 +157,7 @@ def export_graph(
         raise ValueError(f"traced is {traced.graph} ({traced.image_input}), asked for is {graph} ({image_input})")
     digest = bundle.digest
     with staged(traced, precision, folder, bundle_digest=digest, simplify=simplify, keep=shared) as staging:
+        del traced
         artifact = staging.artifact
         if check:
             artifact = verify(artifact, bundle).artifact
@@ -244,7 +245,8 @@ def staged(
             data=data,
             tools=tools,
         )
-        del model
+        # Both hold all weights; verification needs the memory.
+        del model, traced
         yield Staging(artifact, folder)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror or error}): free space, check rights") from None

@@ -69,17 +69,19 @@ class _Typing:
         outputs = {output.name for output in graph.output}
         for node in graph.node:
             self._convert(node, outputs)
-        del graph.node[:]
-        graph.node.extend(self.nodes)
         used = {name for node in self.nodes for name in node.input}
-        del graph.initializer[:]
-        graph.initializer.extend(tensor for name, tensor in self.constants.items() if name in used)
-        graph.initializer.extend(self.new_constants.values())
-        del graph.value_info[:]
+        # A new message, because an old one keeps the memory of what is taken out of it.
+        made = ModelProto(ir_version=self.model.ir_version, opset_import=self.model.opset_import)
+        made.graph.name = graph.name
+        made.graph.input.extend(graph.input)
+        made.graph.output.extend(graph.output)
+        made.graph.node.extend(self.nodes)
+        made.graph.initializer.extend(tensor for name, tensor in self.constants.items() if name in used)
+        made.graph.initializer.extend(self.new_constants.values())
         if self.low == TensorProto.BFLOAT16:
-            (opset,) = [entry for entry in self.model.opset_import if entry.domain == ""]
+            (opset,) = [entry for entry in made.opset_import if entry.domain == ""]
             opset.version = max(opset.version, BFLOAT16_OPSET)
-        return self.model
+        return made
 
     def _is_float(self, name: str) -> bool:
         return self.types.get(name) in FLOATS
