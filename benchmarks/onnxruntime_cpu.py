@@ -143,10 +143,13 @@ class Batches(CalibrationDataReader):
 
 def quantised(path: Path, folder: Path, calibration: Floats | None) -> Path:
     """The graph in int8: weights per channel; activations dynamically, or statically where there are pictures."""
-    kinds = {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
+    model, whole = onnx.load(path), folder / "whole.onnx"
+    kinds = {node.op_type for node in model.graph.node}
+    # The tools want weights and graph in one file, or where they put them themselves.
+    onnx.save(model, whole)
     prepared, made = folder / "prepared.onnx", folder / f"int8-{'dynamic' if calibration is None else 'static'}.onnx"
-    quant_pre_process(path, prepared, skip_symbolic_shape=True)
-    large = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}*")) > 2**30
+    quant_pre_process(whole, prepared, skip_symbolic_shape=True)
+    large = model.ByteSize() > 2**30
     if calibration is None:
         quantize_dynamic(
             prepared,
@@ -203,45 +206,42 @@ def agreement(found: Floats, reference: Floats, gallery: Floats) -> dict[str, fl
     }
 
 
-def variants(
+def makers(
     bundle: Bundle, graph: str, folder: Path, threads: int, calibration: Floats | None
-) -> dict[str, Callable[[Floats], Any]]:
-    """What is tried, by name: each a function of images. The first is Torch eager, the second the session as it is."""
-    found: dict[str, Callable[[Floats], Any]] = {}
-    for name, backend, precision in (
-        ("torch eager", "torch", "fp32"),
-        ("onnxruntime session", "onnxruntime", "fp32"),
-        ("torch eager, bf16", "torch", "bf16"),
-    ):
-        opened = open_for_bench(
-            bundle,
-            graph,
-            backend=backend,
-            precision=precision,
-            device="cpu",
-            largest=8,
-            prepare=prepare,  # type: ignore[arg-type]
-        )
-        found[name] = opened.run
-    artifact = EngineCache().find_graph(bundle.digest, graph, "fp32", "float")
-    assert artifact is not None
-    path = artifact.path
+) -> dict[str, Callable[[], Callable[[Floats], Any]]]:
+    """What can be tried, by name: each makes a function of images."""
+
+    def opened(backend: str, precision: Any) -> Callable[[Floats], Any]:
+        prepared = {"prepare": prepare}
+        return open_for_bench(
+            bundle, graph, backend=backend, precision=precision, device="cpu", largest=8, **prepared
+        ).run
 
     def runs(model: Path, **settings: str) -> Callable[[Floats], Any]:
-        opened = session(model, threads, **settings)
-        return lambda images: opened.run(None, {"image": images})[0]
+        made = session(model, threads, **settings)
+        return lambda images: made.run(None, {"image": images})[0]
 
+    def path() -> Path:
+        artifact = EngineCache().find_graph(bundle.digest, graph, "fp32", "float")
+        assert artifact is not None, "the session is opened first, which exports the graph"
+        return artifact.path
+
+    found: dict[str, Callable[[], Callable[[Floats], Any]]] = {
+        "torch eager": lambda: opened("torch", "fp32"),
+        "onnxruntime session": lambda: opened("onnxruntime", "fp32"),
+        "torch eager, bf16": lambda: opened("torch", "bf16"),
+    }
     for name, level in LEVELS.items():
-        found[name] = runs(path, level=level)
+        found[name] = lambda level=level: runs(path(), level=level)
     if threads > 1:
-        found["spinning threads"] = runs(path, **{"session.intra_op.allow_spinning": "1"})
-    model = onnx.load(path)
-    if any(node.op_type == "PRelu" for node in model.graph.node):
-        found["PReLU of pointwise operators"] = runs(saved(pointwise_prelu(model), folder / "pointwise.onnx"))
-        found["PReLU in the blocked layout"] = runs(saved(blocked_prelu(model), folder / "blocked.onnx"))
-    found["int8, dynamic"] = runs(quantised(path, folder, None))
+        found["spinning threads"] = lambda: runs(path(), **{"session.intra_op.allow_spinning": "1"})
+    if graph != "attributes":
+        for name, rewrite in (("of pointwise operators", pointwise_prelu), ("in the blocked layout", blocked_prelu)):
+            file = folder / f"{rewrite.__name__}.onnx"
+            found[f"PReLU {name}"] = lambda rewrite=rewrite, file=file: runs(saved(rewrite(onnx.load(path())), file))
+    found["int8, dynamic"] = lambda: runs(quantised(path(), folder, None))
     if calibration is not None:
-        found["int8, static"] = runs(quantised(path, folder, calibration))
+        found["int8, static"] = lambda: runs(quantised(path(), folder, calibration))
     return found
 
 
@@ -255,9 +255,11 @@ def examine(bundle: Bundle, graph: str, arguments: argparse.Namespace) -> list[d
     )
     with tempfile.TemporaryDirectory() as name:
         calibration = people(64, FIRST_PERSON, side) if drawn else None
-        tried = variants(bundle, graph, Path(name), arguments.threads, calibration)
-        wanted = arguments.only.split(";") if arguments.only else list(tried)
-        tried = {what: run for what, run in tried.items() if what in ("torch eager", "onnxruntime session", *wanted)}
+        possible = makers(bundle, graph, Path(name), arguments.threads, calibration)
+        wanted = arguments.only.split(";") if arguments.only else list(possible)
+        tried = {
+            what: make() for what, make in possible.items() if what in ("torch eager", "onnxruntime session", *wanted)
+        }
         probes = {what: host_probe(lambda run=run: run(images), clock) for what, run in tried.items()}
         samples: dict[str, Samples] = measure_interleaved(probes, budget, clock=clock)
         reference = flat(tried["onnxruntime session"](images))
