@@ -33,13 +33,26 @@ def prepare(bundle: Bundle, wanted: Wanted, cache: EngineCache) -> None:
 
 
 def telling(note: Note) -> Prepare:
-    """`prepare`, saying beforehand what takes a while."""
+    """`prepare`, saying beforehand what takes a while; sent to another process it is `prepare` alone."""
+    return _Telling(note)
 
-    def said(bundle: Bundle, wanted: Wanted, cache: EngineCache) -> None:
-        note(f"building {wanted.graph} ({wanted.precision}) for {wanted.backend}, this once")
+
+class _Telling:
+    """A callable that is left behind where there is nobody to tell."""
+
+    def __init__(self, note: Note) -> None:
+        self._note = note
+
+    def __call__(self, bundle: Bundle, wanted: Wanted, cache: EngineCache) -> None:
+        self._note(f"building {wanted.graph} ({wanted.precision}) for {wanted.backend}, this once")
         prepare(bundle, wanted, cache)
 
-    return said
+    def __reduce__(self) -> tuple[Callable[[], Prepare], tuple[()]]:
+        return _silent, ()
+
+
+def _silent() -> Prepare:
+    return prepare
 
 
 def prepare_graph(bundle: Bundle, wanted: Wanted, cache: EngineCache, *, force: bool = False) -> Artifact:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sqlite3
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from faceanon_engine.engine.pipeline import Stages
 from faceanon_engine.engine.pool import PoolSpec
 from faceanon_engine.engine.preset import PRESETS
 from faceanon_engine.engine.reader import Reader
+from faceanon_engine.export import prepare
 from faceanon_engine.export.onnx_export import export_graph
 
 FALCO = PRESETS["falco"]
@@ -207,3 +209,9 @@ def test_a_stage_that_is_not_built_says_how_to(demo: Bundle, tmp_path: Path, mon
     stages = of_bundle(demo, FALCO, settle("onnxruntime", "fp32", "cpu"))
     with pytest.raises(UserError, match="faceanon-engine build --bundle demo --networks inverter"):
         stages.invert(np.zeros((1, 3, 64, 64), np.float32))
+
+
+def test_what_prepares_a_backend_can_be_sent_to_the_process_of_a_device() -> None:
+    said: list[str] = []
+    sent = pickle.loads(pickle.dumps(prepare.telling(lambda text: said.append(text))))
+    assert sent is prepare.prepare
