@@ -67,6 +67,7 @@ class Demo:
         fakes = torch.from_numpy(np.array(pool.w[neighbours.ids[:, 0]], np.float32)).to(found.device)
         real = torch.as_tensor(found.invert(originals)).to(found.device)
         self.preset = preset
+        self.bundle = bundle
         self.device = found.device
         self.networks = Networks(found.generator, found.identity_encoder, found.attribute_encoder)
         self.w_plus = mix_codes(real, found.generator.broadcast(fakes), preset)
@@ -159,7 +160,8 @@ def main(
                 flush=True,
             )
         cases.append({"margin": margin, "rows": rows})
-    result = {"question": question, "bundle": "demo", "together": arguments.together, "cases": cases}
+    bundle = {"name": demo.bundle.name, "digest": demo.bundle.digest}
+    result = {"question": question, "bundle": bundle, "together": arguments.together, "cases": cases}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result | {"machine": describe()}, indent=1) + "\n", encoding="utf-8")
     print(f"written to {arguments.output}")

@@ -78,7 +78,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 def thread_count() -> int:
     """How many files are worked on at once."""
-    return max(1, min(4, os.cpu_count() or 1))
+    return max(1, min(16, os.cpu_count() or 1))
 
 
 def readable(relative: PurePath) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +12,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from tiny_bundle import write_tiny_bundle
+
 from faceanon_engine.engine import cuda_step
-from faceanon_engine.engine.continuous import PlainStepper
+from faceanon_engine.engine.continuous import Finished, PlainStepper, Ticket, make_lanes, optimise_continuously
 from faceanon_engine.engine.cuda_step import GraphStepper, fitting, slots_for, stepper_for
-from faceanon_engine.engine.preset import PRESETS
-from faceanon_engine.engine.step import Outcome, StepSettings
+from faceanon_engine.engine.optimise import real_targets
+from faceanon_engine.engine.pipeline import Stages
+from faceanon_engine.engine.preset import PRESETS, StoppingRule
+from faceanon_engine.engine.step import Networks, Outcome, StepSettings, begin, step
 
 GIB = 2**30
 
@@ -110,3 +118,48 @@ def test_memory_that_runs_out_while_capturing_is_told_to_the_job(monkeypatch: py
     with pytest.raises(torch.OutOfMemoryError):
         stepper(Part(4), 4, False)  # type: ignore[arg-type]
     assert stepper.refused is None
+
+
+class StepsWhenReplayed:
+    """A graph as far as its users see: it always works on the same tensors, and its results stay where they were."""
+
+    def __init__(self, stepper: Any, part: Any) -> None:
+        self._make = lambda: step(stepper._networks, part, stepper._settings)
+        scratch = part.clone()
+        self.outcome = Outcome(*(value.clone() for value in step(stepper._networks, scratch, stepper._settings)))
+
+    def replay(self) -> None:
+        for ours, found in zip(self.outcome, self._make(), strict=True):
+            ours.copy_(found)
+
+
+@pytest.mark.parametrize("capacity", [1, 3, 4])
+def test_slots_that_nobody_has_change_nothing_for_the_others(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capacity: int
+) -> None:
+    def capture(stepper: Any, part: Any) -> Any:
+        graph = StepsWhenReplayed(stepper, part)
+        return graph, graph.outcome
+
+    monkeypatch.setattr(GraphStepper, "_capture", capture)
+    stages = Stages(write_tiny_bundle(tmp_path / "tiny"), PRESETS["falco"], "cpu")
+    networks = Networks(stages.generator, stages.identity_encoder, stages.attribute_encoder)
+    rule = StoppingRule(tolerance=0.25, improvement=0.01, patience=2)
+    settings = StepSettings(replace(PRESETS["falco"], steps=9, stopping=rule), margin=0.3)
+    random = torch.Generator().manual_seed(4)
+    w_plus, real = torch.randn(5, 8, 16, generator=random), torch.rand(5, 3, 32, 32, generator=random) * 2 - 1
+    state = begin(networks.generator, w_plus, real_targets(*networks[1:], real, settings.preset), settings)
+
+    def run(slots: int, make: Any) -> dict[int, Finished]:
+        tickets = [Ticket(number, state.part(number, 1)) for number in range(5)]
+        groups = optimise_continuously(networks, make_lanes(networks, settings, slots, make), tickets)
+        return {result.key: result for group in groups for result in group}
+
+    alone, together = run(1, PlainStepper), run(capacity, GraphStepper)
+    assert {number: result.steps for number, result in alone.items()} == {
+        number: result.steps for number, result in together.items()
+    }
+    for number, result in together.items():
+        torch.testing.assert_close(result.w_plus, alone[number].w_plus, rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(result.image, alone[number].image, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(result.first_attribute, alone[number].first_attribute, rtol=1e-4, atol=1e-4)

@@ -136,5 +136,5 @@ def test_float32_is_float32(ffhq_shaped: Networks) -> None:
     tickets = list(originals(ffhq_shaped, 2, settings))
     state = tickets[0].state.each(lambda value: value.cpu())
     (group,) = optimise_continuously(host, make_lanes(host, settings, 1), [Ticket(0, state)])
-    torch.testing.assert_close(found[0].first_attribute.cpu(), group[0].first_attribute, rtol=2e-5, atol=1e-5)
-    torch.testing.assert_close(found[0].first_cosine.cpu(), group[0].first_cosine, rtol=0, atol=2e-5)
+    torch.testing.assert_close(found[0].first_attribute.cpu(), group[0].first_attribute, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[0].first_cosine.cpu(), group[0].first_cosine, rtol=0, atol=2e-4)
