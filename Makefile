@@ -30,7 +30,7 @@ current: $(VENV)/.dev
 
 # Everything that CI runs.
 test: lint types
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
