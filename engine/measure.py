@@ -31,6 +31,9 @@ WIDE_SPREAD = 0.15
 WIDE_DRIFT = 0.10
 """Slowest round's median over the fastest's, less 1, above which the machine's pace changed while it was measured."""
 
+MEMORY_SHARE = 0.8
+"""Share of the free memory that may be expected to be taken."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -348,6 +351,19 @@ def resident(proc: Path = Path("/proc/self")) -> int | None:
         return _status(proc, "VmRSS")
     except (OSError, ValueError):
         return None
+
+
+def would_not_fit(needed: float) -> str | None:
+    """Why work that is expected to take so many bytes is better not tried, or None when there is room for it.
+
+    A system out of memory ends a process without a word; what is known beforehand is not risked.
+    """
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if needed <= free * MEMORY_SHARE:
+        return None
+    return f"it would take about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
 
 
 def _status(proc: Path, name: str) -> int:

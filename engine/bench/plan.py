@@ -31,6 +31,8 @@ class Runnable(Protocol):
 
     def describe(self) -> About: ...
 
+    def close(self) -> None: ...
+
 
 class Opener(Protocol):
     """Opens a session for batches of up to `largest`; raises UserError when the backend cannot run the graph here."""

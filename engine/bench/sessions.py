@@ -21,6 +21,7 @@ from faceanon_engine.engine.measure import (
     paired_ratio,
     queue_probe,
     resident_peak,
+    would_not_fit,
 )
 from faceanon_engine.engine.sessions.graphs import Precision
 from faceanon_engine.engine.sessions.opening import Prepare, open_session
@@ -33,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 QUEUE_DEPTH = 8
 """Inferences enqueued behind each other in one run of a throughput case on a GPU."""
-MEMORY_SHARE = 0.8
-"""Share of the free memory that a batch may be expected to take; a larger one is left out."""
 
 
 def open_for_bench(
@@ -94,7 +93,7 @@ def measure_graph(
     needed = 0.0
     # Cases of one batch size are rivals and take turns; another batch size is another question.
     for batch, queued in sorted({(case.batch, case.queued) for case in cases}):
-        reason = _too_large(needed * batch)
+        reason = would_not_fit(needed * batch)
         if reason is not None:
             missing.append(left_out(reason, graph=graph, batch=batch))
             continue
@@ -121,17 +120,9 @@ def measure_graph(
         for case, taken in samples.items():
             session = opened[case.backend, case.precision]
             found.append(_entry(case, taken, session, inputs) | _against_baseline(case, samples, outputs))
+    for session in opened.values():
+        session.close()
     return found
-
-
-def _too_large(needed: float) -> str | None:
-    """Why a batch that is expected to take that many bytes is not tried, or None when it fits."""
-    import psutil
-
-    free = psutil.virtual_memory().available
-    if needed <= free * MEMORY_SHARE:
-        return None
-    return f"it would take about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
 
 
 def _probe_of(session: Runnable, inputs: Floats, case: Case) -> Probe:

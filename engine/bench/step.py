@@ -10,7 +10,7 @@ from faceanon_engine.engine.bench.entries import left_out, timing
 from faceanon_engine.engine.bench.inputs import make_inputs
 from faceanon_engine.engine.bench.plan import Plan, Say, Turns
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.measure import Budget, Samples
+from faceanon_engine.engine.measure import Budget, Samples, resident_peak, would_not_fit
 from faceanon_engine.engine.preset import Preset
 from faceanon_engine.engine.sessions.graphs import Precision
 
@@ -232,12 +232,18 @@ def measure_steps(bundle: Bundle, plan: Plan, missing: list[dict[str, Any]], tel
     networks = step_networks(bundle, plan.device)
     runs: dict[tuple[int, Precision], StepRun] = {}
     for precision in plan.precisions:
+        needed = 0.0
         for batch in plan.step_batches:
             try:
-                run = StepRun(
-                    bundle, plan.preset, batch, plan.device, plan.seed, precision=precision, networks=networks
-                )
-                run.run(1)
+                reason = would_not_fit(needed * batch)
+                if reason is not None:
+                    raise MemoryError(reason)
+                with resident_peak() as peak:
+                    run = StepRun(
+                        bundle, plan.preset, batch, plan.device, plan.seed, precision=precision, networks=networks
+                    )
+                    run.run(1)
+                needed = max(needed, (peak.growth or 0) / batch)
             except (UserError, MemoryError, RuntimeError) as error:
                 missing.append(left_out(error, kind="optimise", precision=precision, batch=batch))
                 break

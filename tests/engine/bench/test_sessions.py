@@ -53,6 +53,11 @@ class Answer:
             raise MemoryError(f"no room for {len(batch)}")
         return np.full((len(batch), 2), self.value, np.float32)
 
+    closed = 0
+
+    def close(self) -> None:
+        Answer.closed += 1
+
     def describe(self) -> About:
         return About(self.backend, "1", self.backend, self.precision, "cpu", "identity")
 
@@ -119,6 +124,12 @@ def test_torch_is_the_baseline_and_differences_are_from_its_fp32(bundle: Bundle)
     assert entry["input"] == {"dtype": "float32", "shape": [4, 3, 32, 32]}
     assert entry["runs_on"]["backend"] == "torch"
     assert entry["compute_ms"] is None
+
+
+def test_sessions_give_back_what_they_hold(bundle: Bundle) -> None:
+    before = Answer.closed
+    measured(bundle, PLAN, lambda *_, backend, precision, **__: Answer(backend, precision, 1))
+    assert Answer.closed == before + 2
 
 
 def test_without_a_baseline_there_is_nothing_to_compare_with(bundle: Bundle) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from faceanon_engine.engine.bench.plan import Plan
 from faceanon_engine.engine.bench.step import StepMarks, StepRun, Watched, measure_steps, step_parts, take_steps
 from faceanon_engine.engine.bundle import Bundle
-from faceanon_engine.engine.measure import Budget
+from faceanon_engine.engine.measure import Budget, PeakMemory
 from faceanon_engine.engine.optimise import Targets, optimise
 from faceanon_engine.engine.preset import get_preset
 
@@ -190,6 +191,18 @@ def test_a_batch_that_does_not_fit_ends_the_sweep(bundle: Bundle, monkeypatch: p
     found = measure_steps(bundle, plan, missing, lambda *_: None)
     assert [entry["batch"] for entry in found] == [1]
     assert [(entry["kind"], entry["precision"], entry["batch"]) for entry in missing] == [("optimise", "fp32", 2)]
+
+
+def test_a_batch_that_would_fill_the_memory_is_not_tried(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1))
+    monkeypatch.setattr(PeakMemory, "growth", 10**9)
+    budget = Budget(warmup_seconds=0, min_seconds=0, min_iterations=1, rounds=1)
+    missing: list[Any] = []
+    found = measure_steps(
+        bundle, Plan("optimise", (), (), ("fp32",), (), (1, 2), "cpu", FALCO, budget), missing, lambda *_: None
+    )
+    assert [entry["batch"] for entry in found] == [1]
+    assert "2.0 GB of memory" in missing[0]["reason"]
 
 
 @pytest.mark.gpu
