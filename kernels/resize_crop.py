@@ -124,8 +124,8 @@ def _tables(height: int, width: int, view: View, device: torch.device) -> _Table
     starts, reach = columns.start.tolist(), len(columns.taps)
     ends = [starts[min(first + _TILE[0], view.size) - 1] for first in range(0, view.size, _TILE[0])]
     span = max(end + reach - first for first, end in zip(starts[:: _TILE[0]], ends, strict=True))
-    colours = [torch.tensor(x, dtype=torch.float32, device=device) for x in (view.scale, view.shift)]
-    return _Tables(rows, columns, rows_back, columns_back, *colours, span)
+    scale, shift = (torch.tensor(x, dtype=torch.float32, device=device) for x in (view.scale, view.shift))
+    return _Tables(rows, columns, rows_back, columns_back, scale, shift, span)
 
 
 def resize_crop(

@@ -8,7 +8,7 @@ definition; here the order of the same operations is another one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -45,9 +45,10 @@ class Styles(NamedTuple):
 
 def usable(generator: Generator, features: Tensor) -> bool:
     """Whether the generator is frozen and its activations are of a type that the kernels know."""
-    conv = generator.layers[0].conv
-    frozen = conv.folded is not None and not conv.weight.requires_grad
-    return frozen and conv.folded.dtype in SUFFIX and features.dtype in SUFFIX and not torch.compiler.is_compiling()
+    conv = _layer(generator, 0).conv
+    if conv.folded is None or conv.weight.requires_grad or torch.compiler.is_compiling():
+        return False
+    return conv.folded.dtype in SUFFIX and features.dtype in SUFFIX
 
 
 def run(
@@ -66,7 +67,7 @@ def run(
     """
     last = min(stop, len(generator.layers))
     styles = _styles(generator, rows, first)
-    x = features.to(generator.layers[0].conv.folded.dtype)
+    x = features.to(_layer_constants(_layer(generator, 0)).weight.dtype)
 
     if first < stop:
         before = styles.before if styles is not None and first < last else None
@@ -80,7 +81,7 @@ def run(
 
     for row in range(first, last):
         assert styles is not None
-        layer, after = generator.layers[row], styles.after
+        layer, after = _layer(generator, row), styles.after
         constants = _layer_constants(layer)
         u = frozen_conv(x, constants.weight, up=layer.conv.up)
         styles = _styles(generator, rows, row + 1) if row + 1 < last else None
@@ -105,10 +106,14 @@ def run(
     return x, image
 
 
+def _layer(generator: Generator, row: int) -> StyledLayer:
+    return cast("StyledLayer", generator.layers[row])
+
+
 def _styles(generator: Generator, rows: Sequence[Tensor], row: int) -> Styles | None:
     if row >= len(generator.layers):
         return None
-    layer = generator.layers[row]
+    layer = _layer(generator, row)
     constants = _layer_constants(layer)
     before = F.linear(rows[row], constants.style_weight, constants.style_bias)
     assert layer.conv.energy is not None
@@ -121,7 +126,7 @@ def _styles(generator: Generator, rows: Sequence[Tensor], row: int) -> Styles | 
 
 
 def _rgb(generator: Generator, rows: Sequence[Tensor], row: int, image: Tensor | None) -> RGB:
-    constants = _rgb_constants(generator.to_rgbs[row // 2])
+    constants = _rgb_constants(cast("ToRGB", generator.to_rgbs[row // 2]))
     styles = F.linear(rows[row], constants.style_weight, constants.style_bias)
     return RGB(constants.weight, styles, constants.bias, image)
 
