@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.precision import computing
 from faceanon_engine.engine.sessions.graphs import TensorSpec
 from faceanon_engine.engine.sessions.session import About, Session, as_array, is_tensor
 
@@ -23,19 +25,25 @@ _DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class TorchSession(Session):
-    """A frozen network in eager mode; 16-bit precisions through autocast, inputs and outputs in float32."""
+    """A frozen network in eager mode; inputs and outputs are float32 in every precision.
+
+    16-bit precisions run through autocast. Synthesis has weights of that type instead: autocast would narrow the sums
+    of demodulation, which overflow in float16. float32 is float32 on a GPU, too, not TensorFloat-32.
+    """
 
     def __init__(
         self, network: Any, graph: str, input: TensorSpec, output: TensorSpec, *, precision: str, device: torch.device
     ) -> None:
         super().__init__(input, output)
-        self._network = network
+        dtype = _DTYPES[precision]
+        self._network = network if dtype is None or graph != "synthesis" else _narrowed(network, dtype)
+        self._autocast = dtype if graph != "synthesis" else None
         self._graph = graph
         self._precision = precision
         self._device = device
 
     def _run(self, batch: Any) -> Any:
-        dtype = _DTYPES[self._precision]
+        dtype = self._autocast
         tensor = batch if is_tensor(batch) else torch.from_numpy(batch)
         x = tensor.to(self._device)
         if x.dtype == torch.uint8:
@@ -43,7 +51,11 @@ class TorchSession(Session):
 
             x = from_uint8(x)
         try:
-            with torch.no_grad(), torch.autocast(self._device.type, dtype, enabled=dtype is not None):
+            with (
+                torch.no_grad(),
+                computing("fp32"),
+                torch.autocast(self._device.type, dtype, enabled=dtype is not None),
+            ):
                 found = CALLS[self._graph](self._network, x).float()
         except torch.OutOfMemoryError:
             raise out_of_memory(self._graph, len(batch), str(self._device)) from None
@@ -60,6 +72,17 @@ class TorchSession(Session):
             graph=self._graph,
             detail=f"{torch.get_num_threads()} threads" if cpu else "",
         )
+
+
+def _narrowed(generator: Any, dtype: torch.dtype) -> Any:
+    """A copy of a generator whose convolutions have weights of that type; styles and constants stay as they are."""
+    narrow = copy.deepcopy(generator).freeze()
+    # Everything takes the type of what it is given, so that of the first features decides.
+    narrow.const.data = narrow.const.data.to(dtype)
+    for module in narrow.modules():
+        if getattr(module, "folded", None) is not None:
+            module.folded = module.folded.to(dtype)
+    return narrow
 
 
 def out_of_memory(graph: str, count: int, device: str) -> UserError:

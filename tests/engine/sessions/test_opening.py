@@ -172,3 +172,17 @@ def test_an_engine_is_built_when_it_is_first_wanted_and_found_the_next_time(
     trt.__version__ = "99.2.0"
     with pytest.raises(UserError, match="not built for tensorrt"):
         open_session(bundle, "mapping", backend="tensorrt", device="cuda", cache=cache)
+
+
+@pytest.mark.parametrize(("precision", "most"), [("fp16", 2e-2), ("bf16", 1e-1)])
+@pytest.mark.parametrize("graph", list(GRAPHS))
+def test_torch_in_16_bits_stays_near_float32(bundle: Bundle, graph: str, precision: str, most: float) -> None:
+    wide, narrow = (
+        open_session(bundle, graph, backend="torch", precision=name, device="cpu") for name in ("fp32", precision)
+    )
+    x = np.random.default_rng(0).uniform(-1, 1, (2, *map(int, wide.input.shape[1:]))).astype(np.float32)
+    expected, found = wide.run(x), narrow.run(x)
+    assert (found.dtype, narrow.describe().precision) == (np.float32, precision)
+    error = np.abs(found - expected).max() / np.sqrt(np.square(expected).mean())
+    # Something is narrower, and not by more than a few dozen roundings of its type.
+    assert 0 < error < most
