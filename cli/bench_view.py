@@ -13,7 +13,7 @@ from rich.text import Text
 
 from faceanon_engine.engine.bench.compare import Change, Comparison
 
-WIDE = 118
+WIDE = 128
 """Columns of a terminal that hold every statistic."""
 _STATISTICS = ("min", "mean", "p50", "p90", "p95", "p99")
 _FEW_STATISTICS = ("p50", "p99")
@@ -28,8 +28,13 @@ def view(result: dict[str, Any], width: int = WIDE) -> RenderableType:
     """
     wide = width >= WIDE
     parts: list[RenderableType] = [Text(line, style="dim") for line in _about(result)]
-    if result["sessions"]:
-        parts += ["", _sessions(result["sessions"], wide)]
+    for queued in (False, True):
+        entries = [entry for entry in result["sessions"] if entry["queued"] == queued]
+        if entries:
+            title = (
+                "networks, queued runs: milliseconds for a batch" if queued else "networks: milliseconds for a batch"
+            )
+            parts += ["", _sessions(title, entries, wide)]
     if any(entry["compute_ms"] for entry in result["sessions"]):
         parts += ["", _device(result["sessions"])]
     if result["steps"]:
@@ -73,25 +78,24 @@ def _grid(title: str, left: Iterable[str], right: Iterable[str], gap: int = 2) -
         table.add_column(name, no_wrap=True)
     for name in right:
         # The one without a name is for words: it alone may be broken.
-        table.add_column(name, justify="right" if name else "left", no_wrap=bool(name))
+        table.add_column(name, justify="right" if name else "left", no_wrap=bool(name), overflow="fold")
     return table
 
 
-def _sessions(entries: list[dict[str, Any]], wide: bool) -> Table:
+def _sessions(title: str, entries: list[dict[str, Any]], wide: bool) -> Table:
     statistics = _STATISTICS if wide else _FEW_STATISTICS
     table = _grid(
-        "networks: milliseconds for a batch",
+        title,
         ("network", "backend", "type"),
         ("batch", *statistics, "images/s", "x torch", "MB", ""),
         gap=2 if wide else 1,
     )
     previous = ("", 0)
-    # Sorting keeps the order in which graphs were measured; those that queued come after those that did not.
-    for entry in sorted(entries, key=lambda entry: entry["queued"]):
+    for entry in entries:
         same_graph = entry["graph"] == previous[0]
         table.add_row(
             "" if same_graph else entry["graph"],
-            entry["backend"] + (" queued" if entry["queued"] else ""),
+            entry["backend"],
             entry["precision"],
             "" if (entry["graph"], entry["batch"]) == previous else str(entry["batch"]),
             *(milliseconds(entry["total_ms"][name]) for name in statistics),
@@ -127,8 +131,10 @@ def _steps(entries: list[dict[str, Any]], wide: bool) -> Table:
     preset, steps = entries[0]["preset"], entries[0]["steps_of_an_image"]
     statistics = ("min", "mean", "p50", "p90", "p99") if wide else ("p50",)
     each = f"images/s at {steps} steps" if wide else "images/s"
+    captured = any(entry["captured"] for entry in entries)
     table = _grid(
-        f"optimisation, preset {preset}: milliseconds for a step of a batch",
+        f"optimisation, preset {preset}: milliseconds for a step of a batch"
+        + (", forward and backward without its CUDA graph" if captured else ""),
         ("type",),
         ("batch", *statistics, "forward", "backward", "p50 an image", each, "MB", ""),
         gap=2 if wide else 1,
