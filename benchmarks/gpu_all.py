@@ -3,10 +3,12 @@
     python benchmarks/gpu_all.py --output benchmarks/results/gpu-h200.json
     python benchmarks/gpu_all.py --rehearse
 
-It runs from the repository on a machine with Python and PyTorch, without the network and without the package being
-installed; wheels of what else is missing may lie in a folder given by --wheels. Every part is a process of its own: one
-that fails or takes too long costs the others nothing, and the JSON is written anew after each. --rehearse runs the same
-code on the CPU at tiny sizes, so that no mistake in it is found out on a GPU's time.
+It runs from the repository on a machine with Python 3.11 or later and PyTorch, without the network and without the
+package being installed. Wheels of what else is missing may lie in a folder given by --wheels, filled where there is a
+network: `pip download --only-binary :all: --python-version 3.12 -d wheels psutil platformdirs ...` (all of PACKAGES
+below). Every part is a process of its own: one that fails or takes too long costs the others nothing, and the JSON is
+written anew after each. --rehearse runs the same code on the CPU at tiny sizes, so that no mistake in it is found out
+on a GPU's time.
 """
 
 from __future__ import annotations
@@ -28,6 +30,23 @@ ROOT = HERE.parent
 sys.path.insert(0, str(HERE))
 
 import from_checkout  # noqa: E402
+
+# What the engine and its tests need besides PyTorch: module and package.
+PACKAGES = {
+    "numpy": "numpy",
+    "psutil": "psutil",
+    "platformdirs": "platformdirs",
+    "safetensors": "safetensors",
+    "filelock": "filelock",
+    "PIL": "pillow",
+    "faiss": "faiss-cpu",
+    "click": "click",
+    "rich": "rich",
+    "yaml": "pyyaml",
+    "onnxruntime": "onnxruntime",
+    "pytest": "pytest",
+    "hypothesis": "hypothesis",
+}
 
 
 @dataclass(frozen=True)
@@ -159,11 +178,17 @@ def machine() -> dict[str, Any]:
         query = "name,driver_version,memory.total,clocks.max.sm,clocks.max.memory,power.limit"
         done = subprocess.run([tool, f"--query-gpu={query}", "--format=csv,noheader"], capture_output=True, text=True)
         found["nvidia_smi"] = done.stdout.strip().splitlines()
-    missing = [
-        name for name in ("torch", "numpy", "pytest", "PIL", "safetensors", "faiss", "filelock", "click") if lacks(name)
-    ]
+    missing = [name for module, name in PACKAGES.items() if lacks(module)]
     found["missing_packages"] = missing
     return found
+
+
+def install_missing(wheels: Path) -> None:
+    """Install what is missing from a folder of wheels, one package at a time: one that does not fit costs no other."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
+    for module, name in PACKAGES.items():
+        if lacks(module):
+            subprocess.run([*command, "--find-links", str(wheels), name], check=False)
 
 
 def lacks(name: str) -> bool:
@@ -215,17 +240,7 @@ def main() -> int:
 
     started = time.monotonic()
     if arguments.wheels:
-        install = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-index",
-            "--no-deps",
-            "--disable-pip-version-check",
-        ]
-        subprocess.run([*install, *map(str, sorted(arguments.wheels.glob("*.whl")))], check=False)
+        install_missing(arguments.wheels)
     results: dict[str, Any] = {}
     report = {
         "question": "does everything work on this GPU, and how fast is it",

@@ -21,13 +21,12 @@ def cpu_name() -> str:
 def describe() -> dict[str, Any]:
     """CPU, cores, memory, GPU where there is one, and the versions that matter."""
     import numpy
-    import psutil
     import torch
 
     found: dict[str, Any] = {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "torch": torch.__version__,
