@@ -49,9 +49,8 @@ def binaries(tmp_path_factory: pytest.TempPathFactory) -> list[FatBinary]:
 def test_no_kernel_spills(binaries: list[FatBinary], capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         seconds = sum(binary.seconds for binary in binaries)
-        print(
-            f"\n{report(binaries)}\n{len(binaries)} sources, {len(ARCHITECTURES_TRIED)} architectures: {seconds:.1f} s"
-        )
+        table = f"\n{report(binaries)}" if os.environ.get("FACEANON_ALL_ARCHS") else ""
+        print(f"{table}\n{len(binaries)} CUDA sources for {len(ARCHITECTURES_TRIED)} architectures in {seconds:.1f} s")
     for binary in binaries:
         assert not binary.spills, binary.source
         kernels = _kernels(binary.source)
