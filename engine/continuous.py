@@ -141,6 +141,9 @@ class Lane:
         images, cosine, attribute = (value[slots] for value in outcome[:3])
         names = ("first_cosine", "first_attribute", "identity", "tokens")
         first_cosine, first_attribute, identity, tokens = (getattr(self._state, name)[slots] for name in names)
+        if slots.is_cuda:
+            # Steps were only queued until now: what they took belongs to the images that took them.
+            torch.cuda.current_stream(slots.device).synchronize()
         return [
             Finished(
                 key=self._running[slot].key,
