@@ -236,7 +236,7 @@ def _print_table(built: list[Built]) -> None:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("network", "precision", "backend", "for"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for heading in ("size", "build", "max error", "mean error", "images/s"):
         table.add_column(heading, justify="right")
     for each in built:
