@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
@@ -100,7 +102,8 @@ class _Round:
                 ours, theirs = context.Pipe()
                 arguments = (self._settings, name, number, len(self._devices), theirs, self._make_worker)
                 processes[number] = context.Process(target=_process, args=arguments, name=f"faceanon-{name}")
-                processes[number].start()
+                with _interrupts_left_to_us():
+                    processes[number].start()
                 theirs.close()
                 lines[number] = ours
             while lines:
@@ -160,12 +163,23 @@ def _process(
         with lock, Manifest.create(settings.output / NAME) as manifest:
             observer = _telling(line.send, manifest)
             take_part(replace(settings, device=device, devices=None), number, manifest, observer, make_worker)
-    except KeyboardInterrupt:
-        os._exit(130)
     except Exception as error:
         logger.debug("the process of %s failed", device, exc_info=True)
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         line.send(("trouble", " ".join(text.split())[:500]))
+
+
+@contextmanager
+def _interrupts_left_to_us() -> Iterator[None]:
+    """Processes started meanwhile ignore Ctrl-C, which a terminal sends to all: the first one ends the others."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _end_with_parent(line: Connection) -> None:

@@ -145,3 +145,32 @@ def test_when_the_first_process_is_killed_the_others_end_and_a_new_run_finishes(
     for pid in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid), 0)
+
+
+def test_ctrl_c_ends_all_processes_in_one_line(tmp_path: Path) -> None:
+    make_inputs(tmp_path / "in", 30)
+    arguments = ["anonymize", tmp_path / "in", tmp_path / "out", "--align", "never", "--steps", "2"]
+    command = [sys.executable, SUPPORT / "shared_worker.py", *arguments, "--contact-sheet", "0", "--devices", "cpu,cpu"]
+    process = subprocess.Popen(
+        list(map(str, command)),
+        env=os.environ | {"FAKE_STEP": "0.1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    settings = job_settings(tmp_path / "in", tmp_path / "out", {})
+    patience = time.monotonic() + 60
+    while time.monotonic() < patience:
+        time.sleep(0.05)
+        if (settings.output / "manifest.sqlite").exists() and items(settings, "done"):
+            break
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith("interrupted: ")
+    assert "Traceback" not in said
+    assert 0 < len(items(settings, "done")) < 30
+    for pid in {row.neighbour_id for row in items(settings, "done")}:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
