@@ -613,6 +613,7 @@ def main() -> int:
         "rehearsal": arguments.rehearse,
         "machine": describe(),
         "batch": arguments.batch,
+        "tf32": {"matmul": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32},
         "checks": {},
         "kernels": [],
         "synthesis": [],
@@ -665,7 +666,11 @@ def main() -> int:
             if left() < 0:
                 result["left_out"].append(f"synthesis {resolution} {dtype}")
                 continue
-            row = time_synthesis(config, arguments.batch, dtype, launcher, device, clock)
+            try:
+                row = time_synthesis(config, arguments.batch, dtype, launcher, device, clock)
+            except torch.OutOfMemoryError:
+                result["left_out"].append(f"synthesis {resolution} {dtype}: out of memory")
+                continue
             result["synthesis"].append(row)
             say(row)
             save()
