@@ -145,7 +145,8 @@ def _configure(config: Any, key: EngineKey, trt: Any) -> None:
             raise UserError(f"{key.backend} {trt.__version__} does not know {name}: leave that flag out")
         config.set_flag(getattr(trt.BuilderFlag, name))
     # fp32 means float32: TF32 would keep ten bits of the mantissa, and agree with nothing else to the digits promised.
-    config.clear_flag(trt.BuilderFlag.TF32)
+    if hasattr(trt.BuilderFlag, "TF32"):
+        config.clear_flag(trt.BuilderFlag.TF32)
     if options.hardware_compatible:
         if not hasattr(trt, "HardwareCompatibilityLevel"):
             raise UserError(f"{key.backend} {trt.__version__} has no hardware compatibility: leave that flag out")
