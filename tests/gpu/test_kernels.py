@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "kernels"))
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from kernels_gpu import IDENTITY, check, check_graph, resize_case, worst_error
 
@@ -18,7 +16,6 @@ from faceanon_engine.engine.networks import stylegan2
 from faceanon_engine.engine.networks.stylegan2 import Generator, GeneratorConfig
 from faceanon_engine.kernels.cuda.driver import DriverError
 from faceanon_engine.kernels.cuda.launch import CudaLauncher
-
 
 pytestmark = pytest.mark.gpu
 
