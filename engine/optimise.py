@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from faceanon_engine.engine.features import attribute_features, identity_embedding
+from faceanon_engine.engine.fused_compare import fused_compare
 from faceanon_engine.engine.losses import attribute_loss, identity_cosine, identity_loss
 from faceanon_engine.engine.preset import Preset
+from faceanon_engine.kernels.cuda.launch import launcher_for
 
 if TYPE_CHECKING:
     from faceanon_engine.engine.networks.irse import IdentityEncoder
@@ -82,6 +84,9 @@ def compare(
     preset: Preset,
 ) -> tuple[Tensor, Tensor]:
     """Identity cosine [N] and attribute loss [N] between generated images [N, 3, R, R] and their targets."""
+    launcher = launcher_for(images.device)
+    if launcher is not None:
+        return fused_compare(identity_encoder, attribute_encoder, images, targets, preset, launcher)
     identity = identity_embedding(identity_encoder, images, preset.identity_generated)
     tokens = attribute_features(attribute_encoder, images, preset.attribute_generated).tokens
     return identity_cosine(identity, targets.identity), attribute_loss(tokens, targets.tokens)
