@@ -432,7 +432,7 @@ def _write(model: ModelProto, path: Path) -> tuple[str, ...]:
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     kind = value.type.tensor_type
-    names = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
+    names: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
     shape = tuple(BATCH if each.dim_param else int(each.dim_value) for each in kind.shape.dim)
     return TensorSpec(names[kind.elem_type], shape)
 
