@@ -16,7 +16,7 @@ import pandas
 import pytest
 
 import faceanon_engine
-from faceanon_engine.engine.bundle import Bundle, demo_path
+from faceanon_engine.engine.bundle import Bundle
 from faceanon_engine.engine.engine_cache import EngineCache
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.forward import from_folder, from_uint8, of_bundle, settle
@@ -29,7 +29,7 @@ from faceanon_engine.export import prepare
 from faceanon_engine.export.onnx_export import export_graph
 
 FALCO = PRESETS["falco"]
-SAMPLES = sorted((demo_path().parent / "samples").glob("person-*.png"))
+SAMPLES = sorted((Path(__file__).resolve().parents[2] / "demo" / "samples").glob("person-*.png"))
 
 
 @pytest.fixture(scope="module")
