@@ -11,7 +11,6 @@ line does, which has the C library keep freed memory; `plain-kept` is the plain 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import resource
 import statistics
@@ -59,36 +58,35 @@ def load(golden: Path) -> dict[str, Any]:
     return found
 
 
-def time_engine(golden: Path, batch: int, steps: int) -> list[float]:
+def time_engine(golden: Path, batch: int, steps: int, precision: str) -> list[float]:
     import torch
 
-    from faceanon_engine.engine.optimise import optimise, real_targets
+    from faceanon_engine.engine.optimise import real_targets
+    from faceanon_engine.engine.precision import lowered
     from faceanon_engine.engine.preset import PRESETS
+    from faceanon_engine.engine.step import Networks, StepSettings, begin, step
 
-    networks = load(golden)
-    networks.pop("rosinality")
-    for network in networks.values():
+    found = load(golden)
+    found.pop("rosinality")
+    for network in found.values():
         network.requires_grad_(False)
-    names = ("generator", "identity_encoder", "attribute_encoder")
-    generator, identity, attribute = (networks[name] for name in names)
-    generator = getattr(generator, "freeze", lambda: generator)() or generator
+    found["generator"].freeze()
+    full = Networks(found["generator"], found["identity_encoder"], found["attribute_encoder"])
+    preset = PRESETS["falco"]
+    settings = StepSettings(preset, precision=precision)  # type: ignore[arg-type]
     torch.manual_seed(0)
     real = torch.rand(batch, 3, 1024, 1024) * 2 - 1
     w_plus = torch.randn(batch, 18, 512) * 0.7
-    targets = real_targets(identity, attribute, real, PRESETS["falco"])
+    targets = real_targets(full.identity_encoder, full.attribute_encoder, real, preset)
     del real
-    moments = [time.perf_counter()]
-    optimise(
-        generator,
-        identity,
-        attribute,
-        w_plus,
-        targets,
-        PRESETS["falco"],
-        steps=steps,
-        on_step=lambda _: moments.append(time.perf_counter()),
-    )
-    return [after - before for before, after in itertools.pairwise(moments)]
+    state = begin(full.generator, w_plus, targets, settings)
+    networks = lowered(full, settings.precision)
+    times = []
+    for _ in range(steps):
+        started = time.perf_counter()
+        step(networks, state, settings)
+        times.append(time.perf_counter() - started)
+    return times
 
 
 def time_plain(golden: Path, steps: int) -> list[float]:
@@ -141,14 +139,15 @@ def main() -> None:
         if arguments.case.startswith("plain"):
             times = time_plain(arguments.golden, arguments.steps + 1)
         else:
-            times = time_engine(arguments.golden, int(arguments.case), arguments.steps + 1)
+            batch, _, precision = arguments.case.partition("-")
+            times = time_engine(arguments.golden, int(batch), arguments.steps + 1, precision)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps({"seconds": times[1:], "peak_bytes": peak}))
         return
 
     cases: dict[str, dict[str, Any]] = {}
     for _ in range(arguments.rounds):
-        for case in ("plain", "plain-kept", "1", "4"):
+        for case in ("plain", "plain-kept", "1-fp32", "4-fp32", "1-bf16"):
             found = run_case(arguments.golden, case, arguments.steps)
             kept = cases.setdefault(case, {"seconds": [], "peak_bytes": 0})
             kept["seconds"] += found["seconds"]
@@ -158,11 +157,12 @@ def main() -> None:
     rows = []
     for case, kept in cases.items():
         plainly = case.startswith("plain")
-        batch = 1 if plainly else int(case)
+        batch = 1 if plainly else int(case.partition("-")[0])
         median = statistics.median(kept["seconds"])
         rows.append(
             {
                 "loop": case if plainly else "engine",
+                "precision": "fp32" if plainly else case.partition("-")[2],
                 "batch": batch,
                 "seconds_per_step": kept["seconds"],
                 "median_seconds_per_step": median,
@@ -179,7 +179,8 @@ def main() -> None:
     }
     for row in rows:
         print(
-            f"{row['loop']:>10} batch {row['batch']}: {row['median_seconds_per_image_step']:6.2f} s an image and step, "
+            f"{row['loop']:>10} {row['precision']} batch {row['batch']}: "
+            f"{row['median_seconds_per_image_step']:6.2f} s an image and step, "
             f"{row['ratio_to_plain']:.2f}x, peak {row['peak_memory_gb']:.1f} GB"
         )
     if arguments.output:
