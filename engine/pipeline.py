@@ -181,13 +181,14 @@ class Stages:
     def bytes_per_image(self) -> int:
         """Estimate of what one image's optimisation step holds at its peak, in bytes.
 
-        Per resolution two convolutions keep about six activations each for the backward pass (measured, see
-        benchmarks/optimise_step.py); the encoders add a fixed share of the same order at their own input sizes.
+        About six activations of every resolution, for the backward pass and while it runs, and a fixed share for the
+        encoders. At 1024 px that is 1.6 GB; measured on a CPU: 1.4 GB more for every further image
+        (benchmarks/results/optimise_step-cpu.json).
         """
         config = self.generator.config
         side, total = 4, 0
         while side <= config.resolution:
-            total += 12 * config.channels(side) * side * side * 4
+            total += 6 * config.channels(side) * side * side * 4
             side *= 2
         return total + 64 * 2**20
 
