@@ -1,8 +1,8 @@
 """Lets the C library keep the memory of freed tensors, instead of handing it back and asking for it again.
 
 At 1024 px a step allocates and frees activations of 128 MiB some hundred times. By default glibc returns each to the
-operating system, which gives back pages that have to be cleared and mapped anew: a third of the time of the plain loop of
-benchmarks/optimise_step.py, which is measured with this and without.
+operating system, which gives back pages that have to be cleared and mapped anew: a third of the time of the plain loop
+of benchmarks/optimise_step.py, which is measured with this and without.
 """
 
 from __future__ import annotations
