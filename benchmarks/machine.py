@@ -7,24 +7,15 @@ import platform
 from typing import Any
 
 
-def cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as stream:
-            for line in stream:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def describe() -> dict[str, Any]:
     """CPU, cores, memory, GPU where there is one, and the versions that matter."""
     import numpy
     import torch
 
+    from faceanon_engine.engine.machine import cpu_model
+
     found: dict[str, Any] = {
-        "cpu": cpu_name(),
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": platform.platform(terse=True),

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.machine import usable_cores
 from faceanon_engine.engine.pairing import Metric, NearestNeighbours, Neighbours
 from faceanon_engine.engine.preset import Preset
 from faceanon_engine.engine.sessions.cuda_driver import gpus
 from faceanon_engine.engine.sessions.graphs import Artifact, Precision, artifact_name
-from faceanon_engine.engine.sessions.onnxruntime_session import usable_cores
 from faceanon_engine.engine.sessions.opening import (
     Prepare,
     check_names,

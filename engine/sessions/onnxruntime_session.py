@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Any
 
 import numpy as np
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.machine import usable_cores
 from faceanon_engine.engine.sessions.graphs import Artifact
 from faceanon_engine.engine.sessions.session import About, Session, as_array, is_tensor, like
 
@@ -133,11 +133,6 @@ class OnnxRuntimeSession(Session):
 
     def close(self) -> None:
         self._session = None
-
-
-def usable_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def says_out_of_memory(text: str) -> bool:
