@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
@@ -30,6 +31,22 @@ SUPPORT = Path(__file__).resolve().parents[1] / "support"
 def settings(tmp_path: Path) -> JobSettings:
     values = {"align": "never", "steps": 2, "contact_sheet": 0, "devices": "cpu,cpu"}
     return job_settings(tmp_path / "in", tmp_path / "out", values)
+
+
+def ends(pid: int, patience: float = 20) -> bool:
+    """Whether the process stops running; its entry may stay for as long as nobody asks how it ended.
+
+    An orphan is left to the first process of the machine, which in a container often does not ask.
+    """
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 class Told(Observer):
@@ -142,9 +159,7 @@ def test_when_the_first_process_is_killed_the_others_end_and_a_new_run_finishes(
     assert len(items(settings, "done")) == 30
     for output, stamp in before.items():
         assert (settings.output / str(output)).stat().st_mtime_ns == stamp
-    for pid in workers:
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(pid), 0)
+    assert all(ends(int(pid)) for pid in workers)
 
 
 def test_ctrl_c_ends_all_processes_in_one_line(tmp_path: Path) -> None:
@@ -171,6 +186,4 @@ def test_ctrl_c_ends_all_processes_in_one_line(tmp_path: Path) -> None:
     assert said.splitlines()[-1].startswith("interrupted: ")
     assert "Traceback" not in said
     assert 0 < len(items(settings, "done")) < 30
-    for pid in {row.neighbour_id for row in items(settings, "done")}:
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(pid), 0)
+    assert all(ends(int(pid)) for pid in {row.neighbour_id for row in items(settings, "done")})
