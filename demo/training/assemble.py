@@ -33,7 +33,8 @@ HEAD = "attribute_head.safetensors"
 
 def _trained(run: Path) -> dict[str, Any]:
     found = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
-    return {"steps": found["step"], "seconds": round(found["seconds"]), "networks": found["networks"]}
+    took = {name: found[name] + found.get("earlier", {}).get(name, 0) for name in ("step", "seconds")}
+    return {"steps": took["step"], "seconds": round(took["seconds"]), "networks": found["networks"]}
 
 
 def main() -> None:

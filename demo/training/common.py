@@ -123,11 +123,13 @@ def train(
     betas: tuple[float, float] = (0.9, 0.99),
     weight_decay: float = 0.0,
     checkpoint_minutes: float = 2.0,
+    begun: Path | None = None,
 ) -> Average:
     """Minimise `loss_of(...)["loss"]` over `networks`; goes on where the run's checkpoint stopped.
 
     The rate warms up over 200 steps and falls to zero by a cosine over `--steps`. The network named `averaged` is
-    kept as a moving average, which is returned.
+    kept as a moving average, which is returned. `begun` is the run that the networks were taken from: what it took
+    is recorded with this one.
     """
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -139,6 +141,10 @@ def train(
     optimiser = torch.optim.AdamW(parameters, lr=arguments.rate, betas=betas, weight_decay=weight_decay)
     file = arguments.run / "checkpoint.pt"
     step, seconds = 0, 0.0
+    earlier = {"step": 0, "seconds": 0.0}
+    if begun:
+        before = torch.load(begun / "checkpoint.pt", map_location="cpu", weights_only=True)
+        earlier = {name: before[name] + before.get("earlier", earlier)[name] for name in earlier}
     if file.exists():
         found = torch.load(file, map_location=device, weights_only=True)
         networks.load_state_dict(found["networks"])
@@ -153,6 +159,7 @@ def train(
             "optimiser": optimiser.state_dict(),
             "step": step,
             "seconds": seconds + time.monotonic() - started,
+            "earlier": earlier,
         }
         torch.save(content, file.with_suffix(".tmp"))
         os.replace(file.with_suffix(".tmp"), file)

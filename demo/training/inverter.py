@@ -75,7 +75,7 @@ def main() -> None:
 
     networks = nn.ModuleDict({"inverter": channels_last(inverter)})
     batches = random_batches(data, arguments.batch, torch.device(arguments.device))
-    train(arguments, networks, batches, loss_of, averaged="inverter")
+    train(arguments, networks, batches, loss_of, averaged="inverter", begun=arguments.begin)
 
 
 class Seen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import sys
@@ -32,14 +33,18 @@ def call(module: str, *arguments: str) -> None:
 
 def test_a_short_run_of_every_training_makes_a_bundle(data: Path, tmp_path: Path) -> None:
     short = ["--batch", "4", "--threads", "1"]
-    own = {
-        "generator": ("drawing", ["--mapping-steps", "20"]),
-        "sharpen": ("generator", ["--generator", str(tmp_path / "drawing")]),
-        "identity": ("identity", []),
-        "attributes": ("attributes", []),
-        "inverter": ("inverter", ["--generator", str(tmp_path / "generator"), "--code-steps", "5"]),
-    }
-    for module, (run, more) in own.items():
+    drawing, generator, codes, identity, attributes = (
+        str(tmp_path / run) for run in ("drawing", "generator", "codes", "identity", "attributes")
+    )
+    seen = ["--generator", generator, "--begin", codes, "--identity", identity, "--attributes", attributes]
+    for module, run, more in (
+        ("generator", "drawing", ["--mapping-steps", "20"]),
+        ("sharpen", "generator", ["--generator", drawing]),
+        ("identity", "identity", []),
+        ("attributes", "attributes", []),
+        ("inverter", "codes", ["--generator", generator, "--code-steps", "5"]),
+        ("inverter", "inverter", seen),
+    ):
         begun = 12 if module == "sharpen" else 0
         call(module, str(data), str(tmp_path / run), *short, *more, "--steps", "10")
         first = torch.load(tmp_path / run / "checkpoint.pt", weights_only=True)
@@ -50,12 +55,31 @@ def test_a_short_run_of_every_training_makes_a_bundle(data: Path, tmp_path: Path
         assert all(torch.isfinite(value).all() for value in second["networks"].values() if value.is_floating_point())
         changed = [k for k, v in second["networks"].items() if not torch.equal(v, first["networks"][k])]
         assert len(changed) > len(second["networks"]) / 3, module
+    call("inverter", str(data), str(tmp_path / "begun"), *short, *seen, "--steps", "0")
+    begun = torch.load(tmp_path / "begun" / "checkpoint.pt", weights_only=True)["networks"]
+    average = torch.load(tmp_path / "codes" / "checkpoint.pt", weights_only=True)["average"]
+    assert all(torch.equal(begun[f"inverter.{name}"], value) for name, value in average.items())
     call("assemble", str(tmp_path), str(tmp_path / "bundle"))
     content = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
     assert content["extra"]["training"]["generator"]["steps"] == 24
+    assert content["extra"]["training"]["inverter"]["steps"] == 24
     from faceanon_engine.engine.bundle import Bundle
 
     assert Bundle.open(tmp_path / "bundle").verify() == []
+
+
+def test_what_the_encoders_see_counts_only_where_it_differs(data: Path, tmp_path: Path) -> None:
+    from faceanon_engine.demo.training.common import Data
+    from faceanon_engine.demo.training.inverter import Seen
+
+    for module in ("identity", "attributes"):
+        call(module, str(data), str(tmp_path / module), "--batch", "4", "--threads", "1", "--steps", "1")
+    options = argparse.Namespace(identity=tmp_path / "identity", attributes=tmp_path / "attributes", device="cpu")
+    _, images = Data(data, "scenes").batch(np.arange(4), torch.device("cpu"))
+    same = Seen(options).losses(images, images)
+    other = Seen(options).losses(images.flip(0), images)
+    for name in ("identity", "attributes"):
+        assert abs(float(same[name])) < 1e-5 < 1e-3 < float(other[name]), name
 
 
 def test_training_people_are_never_held_out_ones() -> None:
