@@ -66,20 +66,20 @@ def assert_only_whole_images(output: Path) -> None:
 
 
 def test_killed_again_and_again_it_finishes_and_redoes_nothing(tmp_path: Path) -> None:
-    make_inputs(tmp_path / "in", 24)
+    make_inputs(tmp_path / "in", 48)
     output = tmp_path / "out"
     dice = random.Random(20240521)
     kept: dict[str, tuple[int, int, bytes]] = {}
     kills = 0
     for _ in range(5):
         process = subprocess.Popen(
-            command(*job(tmp_path)), env=environment(0.05), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(*job(tmp_path)), env=environment(0.1), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         # Wait until this run has got somewhere, so that the kill falls at a random moment of the work itself.
         before, patience = len(done_rows(output)), time.monotonic() + 30
         while len(done_rows(output)) == before and process.poll() is None and time.monotonic() < patience:
             time.sleep(0.01)
-        time.sleep(dice.uniform(0, 0.06))
+        time.sleep(dice.uniform(0, 0.12))
         process.kill()
         kills += process.wait() == -signal.SIGKILL
         assert_only_whole_images(output)
@@ -88,22 +88,22 @@ def test_killed_again_and_again_it_finishes_and_redoes_nothing(tmp_path: Path) -
             assert stamp(output / name) == earlier, f"{name} was done before and has been touched"
         kept = {name: stamp(output / name) for name in rows.values()}
     assert kills >= 3, "the job was over before it could be killed"
-    assert 0 < len(kept) < 24
+    assert 0 < len(kept) < 48
     finished = call(*job(tmp_path))
     assert finished.returncode == 0, finished.stderr
-    assert len(done_rows(output)) == 24
+    assert len(done_rows(output)) == 48
     for name, earlier in kept.items():
         assert stamp(output / name) == earlier
     assert_only_whole_images(output)
-    left = {path.name for path in output.iterdir()} - {f"photo-{n:02d}.png" for n in range(24)}
+    left = {path.name for path in output.iterdir()} - {f"photo-{n:02d}.png" for n in range(48)}
     assert left <= {"manifest.sqlite", "contact-sheet.png", ".faceanon.lock"}, "temporaries are gone"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_stops_cleanly_and_says_so(tmp_path: Path, number: signal.Signals) -> None:
-    make_inputs(tmp_path / "in", 12)
+    make_inputs(tmp_path / "in", 48)
     process = subprocess.Popen(
-        command(*job(tmp_path)), env=environment(0.05), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(*job(tmp_path)), env=environment(0.2), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     patience = time.monotonic() + 30
     while not done_rows(tmp_path / "out") and time.monotonic() < patience:
@@ -114,10 +114,10 @@ def test_interrupted_it_stops_cleanly_and_says_so(tmp_path: Path, number: signal
     assert err.splitlines()[-1].startswith("interrupted: "), err
     assert "Traceback" not in err
     assert out == ""
-    assert 0 < len(done_rows(tmp_path / "out")) < 12
+    assert 0 < len(done_rows(tmp_path / "out")) < 48
     assert [path for path in (tmp_path / "out").rglob("*") if path.suffix == ".tmp"] == []
     assert call(*job(tmp_path)).returncode == 0
-    assert len(done_rows(tmp_path / "out")) == 12
+    assert len(done_rows(tmp_path / "out")) == 48
 
 
 def test_two_runs_on_one_output_refuse_each_other(tmp_path: Path) -> None:

@@ -141,8 +141,8 @@ def test_when_the_first_process_is_killed_the_others_end_and_a_new_run_finishes(
     make_inputs(tmp_path / "in", 30)
     arguments = ["anonymize", tmp_path / "in", tmp_path / "out", "--align", "never", "--steps", "2"]
     command = [sys.executable, SUPPORT / "shared_worker.py", *arguments, "--contact-sheet", "0", "--devices", "cpu,cpu"]
-    environment = os.environ | {"FAKE_STEP": "0.05"}
-    process = subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.DEVNULL)
+    slow = os.environ | {"FAKE_STEP": "0.3"}
+    process = subprocess.Popen(list(map(str, command)), env=slow, stderr=subprocess.DEVNULL)
     settings = job_settings(tmp_path / "in", tmp_path / "out", {})
     patience = time.monotonic() + 60
     while time.monotonic() < patience:
@@ -154,7 +154,7 @@ def test_when_the_first_process_is_killed_the_others_end_and_a_new_run_finishes(
     process.wait()
     before = {row.output: (settings.output / str(row.output)).stat().st_mtime_ns for row in items(settings, "done")}
     assert 4 <= len(before) < 30
-    again = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+    again = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert len(items(settings, "done")) == 30
     for output, stamp in before.items():
@@ -168,7 +168,7 @@ def test_ctrl_c_ends_all_processes_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, SUPPORT / "shared_worker.py", *arguments, "--contact-sheet", "0", "--devices", "cpu,cpu"]
     process = subprocess.Popen(
         list(map(str, command)),
-        env=os.environ | {"FAKE_STEP": "0.1"},
+        env=os.environ | {"FAKE_STEP": "0.3"},
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
