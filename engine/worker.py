@@ -136,10 +136,10 @@ class FalcoWorker:
     def load(self, progress: Progress) -> None:
         from faceanon_engine.engine.pipeline import Anonymizer, Stages
 
-        if self._device.type == "cuda":
+        if self._device.type == "cuda" and self._device.index is not None:
             import torch
 
-            torch.cuda.set_device(self._device)
+            torch.cuda.set_device(self._device)  # which takes no "cuda" without a number
         preset = self._settings.resolved_preset
         chosen: dict[str, Any] = {
             "backend": self._runs.backend,

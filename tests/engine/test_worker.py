@@ -5,10 +5,12 @@ from __future__ import annotations
 import sqlite3
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
 import pytest
+import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
@@ -16,7 +18,10 @@ from fake_worker import make_inputs
 from tiny_bundle import write_tiny_bundle
 
 import faceanon_engine
+from faceanon_engine.engine import pipeline
+from faceanon_engine.engine.config import JobSettings
 from faceanon_engine.engine.job import Observer
+from faceanon_engine.engine.worker import FalcoWorker
 
 
 @pytest.fixture
@@ -113,3 +118,22 @@ def test_originals_of_another_size_are_brought_to_the_networks(tmp_path: Path, b
     )
     assert (result.done, result.failed) == (2, 0)
     assert Image.open(tmp_path / "out" / "large.png").size == (32, 32)
+
+
+@pytest.mark.parametrize(("name", "chosen"), [("cuda", []), ("cuda:1", [1])])
+def test_a_gpu_without_a_number_is_the_current_one(
+    name: str, chosen: list[int], bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's `set_device` takes no device without a number, which is what `auto` and `cuda` are."""
+    made: list[int] = []
+
+    def arrive(*_: Any, **__: Any) -> None:
+        raise InterruptedError("the device is chosen")
+
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", made.append, raising=False)
+    monkeypatch.setattr(pipeline, "Stages", arrive)
+    worker = FalcoWorker(JobSettings(tmp_path, tmp_path / "out", bundle=bundle, device="cpu"), {}, 1)
+    worker._device = torch.device(name)
+    with pytest.raises(InterruptedError):
+        worker.load(lambda done, total: None)
+    assert made == chosen
