@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -83,6 +85,30 @@ def _gpu(index: int) -> Gpu:
         call("cuDeviceGetAttribute", ctypes.byref(value), attribute, device)
         values.append(value.value)
     return Gpu(index, name.value.decode(errors="replace"), (values[0], values[1]), total.value)
+
+
+@cache
+def _primary_context(index: int) -> ctypes.c_void_p:
+    # Never given back: it would end with its last user, and everything in it.
+    device, context = ctypes.c_int(), ctypes.c_void_p()
+    call("cuDeviceGet", ctypes.byref(device), index)
+    call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+    return context
+
+
+@contextmanager
+def working_on(index: int) -> Iterator[None]:
+    """Let this thread work on that GPU meanwhile, in its primary context, which CUDA's libraries share.
+
+    Those that use CUDA's runtime, such as Torch and TensorRT, find a context by themselves. Calls of the driver need
+    one to be the thread's, which a thread does not have that nothing on the device was done in.
+    """
+    call("cuCtxPushCurrent_v2", _primary_context(index))
+    try:
+        yield
+    finally:
+        # Whatever it answers: an error that led here must not be hidden by another one.
+        _library().cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
 
 class CapturedWork:

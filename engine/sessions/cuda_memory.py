@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.sessions.cuda_driver import CapturedWork, call
+from faceanon_engine.engine.sessions.cuda_driver import CapturedWork, call, working_on
 
 Array = npt.NDArray[Any]
 
@@ -70,6 +70,7 @@ class TorchMemory:
         import torch
 
         self._torch = torch
+        self._index = index
         self._device = torch.device("cuda", index)
         self.torch_stream = torch.cuda.Stream(self._device)
 
@@ -79,7 +80,8 @@ class TorchMemory:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        with self._torch.cuda.device(self._device), self._torch.cuda.stream(self.torch_stream):
+        cuda = self._torch.cuda
+        with working_on(self._index), cuda.device(self._device), cuda.stream(self.torch_stream):
             yield
 
     def allocate(self, size: int) -> tuple[int, Any]:

@@ -2,13 +2,17 @@
 
 Inputs and outputs stay on the device where they are tensors; arrays go through pinned memory. Everything is put on one
 stream, and the host waits only for what it has to hand back.
+
+Where a run is recorded as a CUDA graph, by us or by TensorRT for RTX, inputs and outputs are copied to and from buffers
+that stay where they are: a recording has the addresses in it. It also is of the execution context as it was, which must
+not be changed under it, so there is one recording at a time, of the size that was run last.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +32,8 @@ INSTALL = {
     "tensorrt": "install NVIDIA's tensorrt wheels for CUDA 13",
     "tensorrt-rtx": "pip install tensorrt-rtx-cu13",
 }
-# A CUDA graph holds the memory of its run: the sizes used last are kept.
-_GRAPHS_KEPT = 4
+_ALIGNMENT = 256
+"""Bytes that an address given to an engine has to be a multiple of: IExecutionContext::setTensorAddress."""
 
 
 def load_module(backend: str) -> Any:
@@ -88,25 +92,26 @@ class TensorRTSession(Session):
     ) -> None:
         """Open an engine file on a GPU.
 
-        cuda_graphs: replay each batch size after its first run; None does where the profile has one size only.
+        cuda_graphs: replay a batch size that is run again and again; None does where the profile has one size only.
         runtime_cache: where TensorRT for RTX keeps the kernels it compiles for this GPU. refit: the ONNX file that
         holds the weights of an engine that was built without them. trt and memory stand in for the module and the GPU.
 
         Raises UserError without a GPU or the package, for an engine of another version or GPU, and without memory.
         """
         super().__init__(input[1], output[1], profile.max, profile.min)
+        self._context: Any = None
         self._backend, self._graph, self._precision, self._profile = backend, graph, precision, profile
         self._names = (input[0], output[0])
         self._device = device
-        index = int(device.partition(":")[2] or 0)
+        self._index = int(device.partition(":")[2] or 0)
         self._trt = trt or load_module(backend)
         if memory is None:
-            if index >= len(gpus()):
+            if self._index >= len(gpus()):
                 raise UserError(
                     f"{backend} runs on an NVIDIA GPU and {device} is not there, see 'faceanon-engine doctor': "
                     "use --backend onnxruntime or torch"
                 )
-            memory = open_memory(index)
+            memory = open_memory(self._index)
         self._memory = memory
         self._told: list[str] = []
         self._logger = make_logger(self._trt, self._told)
@@ -114,34 +119,45 @@ class TensorRTSession(Session):
         self._kept: Any = None
         self._buffers: dict[str, tuple[int, Any, int]] = {}
         self._pinned: dict[str, Any] = {}
-        self._captured: OrderedDict[int, Captured] = OrderedDict()
-        self._seen: set[int] = set()
-        self._graph_note = ""
+        self._recording: tuple[int, Captured] | None = None
+        self._last = 0
+        graphs = profile.fixed if cuda_graphs is None else cuda_graphs
+        records_itself = hasattr(self._trt, "CudaGraphStrategy")
+        self._cuda_graphs = graphs and not records_itself
+        self._fixed_addresses = graphs
+        self._graph_note = "CUDA graphs by TensorRT" if graphs and records_itself else ""
         with self._memory.active():
             self._engine = self._deserialise(plan, refit)
-            self._context = self._make_context(cuda_graphs)
-        own_graphs = hasattr(self._trt, "CudaGraphStrategy")  # RTX captures by itself
-        self._cuda_graphs = (profile.fixed if cuda_graphs is None else cuda_graphs) and not own_graphs
+            self._context = self._make_context(graphs)
 
     # -- opening -----------------------------------------------------------------------------------------------
 
     def _deserialise(self, plan: Path, refit: Path | None) -> Any:
         content = plan.read_bytes()
-        runtime = self._trt.Runtime(self._logger)
+        try:
+            runtime = self._trt.Runtime(self._logger)
+        except TypeError:
+            # So the binding says that the library could not start; why is in the log.
+            raise UserError(
+                f"{self._backend} {self._trt.__version__} cannot start on {self._device} ({self._reason()}): see "
+                "'faceanon-engine doctor'; use --backend onnxruntime or torch"
+            ) from None
         if hasattr(runtime, "engine_host_code_allowed"):
             # Version-compatible engines carry a lean runtime. The file is ours: its checksum was compared.
             runtime.engine_host_code_allowed = True
-        reason = self._invalidity(runtime, content)
-        engine = None if reason else runtime.deserialize_cuda_engine(content)
+        engine = runtime.deserialize_cuda_engine(content)
         if engine is None:
-            raise self._refused(plan, reason)
+            raise self._refused(plan, self._invalidity(runtime, content) or self._reason())
         self._runtime = runtime  # has to outlive the engine
         if refit is not None:
             self._refit(engine, refit)
         return engine
 
     def _invalidity(self, runtime: Any, content: bytes) -> str:
-        """What TensorRT for RTX says is wrong with an engine before it is opened; empty where it says nothing."""
+        """What TensorRT for RTX says is wrong with an engine that it did not open; empty where it says nothing.
+
+        It is not asked beforehand: on GPUs that it does not list it calls engines invalid that it opens and runs.
+        """
         if not hasattr(runtime, "get_engine_validity"):
             return ""
         validity, diagnostics = runtime.get_engine_validity(content)
@@ -151,15 +167,18 @@ class TensorRTSession(Session):
         wrong = [name for name, kind in kinds.items() if int(diagnostics) & int(kind)]
         return ", ".join(wrong).lower().replace("_", " ") or f"diagnostics {int(diagnostics)}"
 
+    def _reason(self) -> str:
+        """What the backend said last, on one line."""
+        return " ".join(self._told[-1].split()) if self._told else "no reason given"
+
     def _refused(self, plan: Path, reason: str) -> UserError:
-        text = reason or (self._told[-1] if self._told else "no reason given")
-        if says_out_of_memory(text):
+        if says_out_of_memory(reason):
             return UserError(
                 f"out of memory opening the engine {plan.name} on {self._device}: build it with a smaller largest "
                 "--batch, or use a 16-bit --precision"
             )
         return UserError(
-            f"{self._backend} {self._trt.__version__} on {self._device} cannot open {plan} ({' '.join(text.split())}): "
+            f"{self._backend} {self._trt.__version__} on {self._device} cannot open {plan} ({reason}): "
             "it was built for another GPU or by another version; build it here with 'faceanon-engine build --force'"
         )
 
@@ -168,44 +187,49 @@ class TensorRTSession(Session):
         parser = self._trt.OnnxParserRefitter(refitter, self._logger)
         if not parser.refit_from_file(str(weights)) or not refitter.refit_cuda_engine():
             raise UserError(
-                f"the weights of {weights} do not fit the engine of {self._graph} "
-                f"({self._told[-1] if self._told else 'no reason given'}): build it again with --force"
+                f"the weights of {weights} do not fit the engine of {self._graph} ({self._reason()}): build it again "
+                "with --force"
             )
 
-    def _make_context(self, cuda_graphs: bool | None) -> Any:
-        if not hasattr(self._engine, "create_runtime_config"):
-            context = self._engine.create_execution_context()
-        else:
-            config = self._engine.create_runtime_config()
-            strategies = getattr(self._trt, "DynamicShapesKernelSpecializationStrategy", None)
-            if strategies is not None:
-                # Lazily, a fallback kernel answers until the right one is compiled, and results would depend on the
-                # time and on what earlier runs left in the runtime cache.
-                config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
-            if hasattr(self._trt, "CudaGraphStrategy") and (
-                self._profile.fixed if cuda_graphs is None else cuda_graphs
-            ):
-                config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-                self._graph_note = "CUDA graphs by TensorRT"
-            if self._runtime_cache is not None and hasattr(config, "create_runtime_cache"):
-                self._kept = config.create_runtime_cache()
-                if self._runtime_cache.is_file() and not self._kept.deserialize(self._runtime_cache.read_bytes()):
-                    logger.info("%s is of another driver or version: kernels are compiled again", self._runtime_cache)
-                config.set_runtime_cache(self._kept)
-            context = self._engine.create_execution_context(config)
-        if context is None:
+    def _make_context(self, graphs: bool) -> Any:
+        self._told.clear()
+        settings = [self._runtime_config(graphs)] if hasattr(self._trt, "CudaGraphStrategy") else []
+        context = self._engine.create_execution_context(*settings)
+        if context is not None:
+            return context
+        if self._told and not any(says_out_of_memory(line) for line in self._told):
             raise UserError(
-                f"out of memory preparing {self._graph} on {self._device} for batches of up to {self._profile.max}: "
-                "build it with a smaller largest --batch, or use a 16-bit --precision"
+                f"{self._backend} {self._trt.__version__} cannot prepare {self._graph} on {self._device} "
+                f"({self._reason()}): build the engine here with 'faceanon-engine build --force'"
             )
-        return context
+        raise UserError(
+            f"out of memory preparing {self._graph} on {self._device} for batches of up to {self._profile.max}: "
+            "build it with a smaller largest --batch, or use a 16-bit --precision"
+        )
+
+    def _runtime_config(self, graphs: bool) -> Any:
+        """How TensorRT for RTX is to run; TensorRT has nothing to set."""
+        config = self._engine.create_runtime_config()
+        strategies = getattr(self._trt, "DynamicShapesKernelSpecializationStrategy", None)
+        if strategies is not None:
+            # Lazily, a fallback kernel answers until the right one is compiled, and results would depend on the time
+            # and on what earlier runs left in the runtime cache.
+            config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+        if graphs:
+            config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        if self._runtime_cache is not None and hasattr(config, "create_runtime_cache"):
+            self._kept = config.create_runtime_cache()  # has to outlive the context
+            if self._runtime_cache.is_file() and not self._kept.deserialize(self._runtime_cache.read_bytes()):
+                logger.info("%s is of another driver or version: kernels are compiled again", self._runtime_cache)
+            config.set_runtime_cache(self._kept)
+        return config
 
     # -- running -----------------------------------------------------------------------------------------------
 
     def _run(self, batch: Any) -> Any:
         shape = (len(batch), *(int(size) for size in self.output.shape[1:]))
         try:
-            if is_tensor(batch) and batch.is_cuda and isinstance(self._memory, TorchMemory):
+            if self._addressable(batch):
                 return self._run_tensor(batch, shape)
             with self._memory.active():
                 found = self._run_array(as_array(batch), shape)
@@ -217,6 +241,15 @@ class TensorRTSession(Session):
                 raise self._out_of_memory(len(batch)) from None
             raise
 
+    def _addressable(self, batch: Any) -> bool:
+        """Whether a batch is a tensor that this GPU reads where it lies."""
+        return (
+            is_tensor(batch)
+            and batch.is_cuda
+            and batch.device.index == self._index
+            and isinstance(self._memory, TorchMemory)
+        )
+
     def _run_array(self, batch: Any, shape: tuple[int, ...]) -> Any:
         """Host to device, run, device to host: three things put on the stream, then one wait."""
         memory = self._memory
@@ -224,7 +257,7 @@ class TensorRTSession(Session):
         taken, given = self._buffer("input", source.nbytes), self._buffer("output", target.nbytes)
         np.copyto(source, batch)
         memory.to_device(taken, source)
-        self._execute(len(batch), taken, given, replay=self._cuda_graphs)
+        self._execute(len(batch), taken, given)
         memory.to_host(target, given)
         memory.synchronise()
         # The pinned memory is used again by the next run.
@@ -236,53 +269,62 @@ class TensorRTSession(Session):
 
         memory = self._memory
         assert isinstance(memory, TorchMemory)
+        if batch.data_ptr() % _ALIGNMENT:
+            batch = batch.clone()  # a part of a larger tensor may begin anywhere
         ours, theirs = memory.torch_stream, torch.cuda.current_stream(batch.device)
         ours.wait_stream(theirs)
         with memory.active():
             found = torch.empty(shape, dtype=getattr(torch, self.output.dtype), device=batch.device)
-            if self._cuda_graphs:
-                # A replay reads and writes the addresses it was recorded with.
+            if self._fixed_addresses:
                 taken, given = self._buffer("input", batch.nbytes), self._buffer("output", found.nbytes)
                 memory.copy(taken, batch.data_ptr(), batch.nbytes)
-                self._execute(len(batch), taken, given, replay=True)
+                self._execute(len(batch), taken, given)
                 memory.copy(found.data_ptr(), given, found.nbytes)
             else:
-                self._execute(len(batch), batch.data_ptr(), found.data_ptr(), replay=False)
+                self._execute(len(batch), batch.data_ptr(), found.data_ptr())
         # The allocator must not hand either out again while the other stream still uses it.
         batch.record_stream(ours)
         found.record_stream(theirs)
         theirs.wait_stream(ours)
         return found
 
-    def _execute(self, count: int, taken: int, given: int, *, replay: bool) -> None:
+    def _execute(self, count: int, taken: int, given: int) -> None:
         """Put one run on the stream, from and to these addresses."""
-        if replay and count in self._captured:
-            self._captured.move_to_end(count)
-            self._captured[count].launch()
+        if self._recording is not None and self._recording[0] == count:
+            self._recording[1].launch()
             return
-        context = self._context
-        context.set_input_shape(self._names[0], (count, *(int(size) for size in self.input.shape[1:])))
-        context.set_tensor_address(self._names[0], taken)
-        context.set_tensor_address(self._names[1], given)
-        # A dynamic engine allocates at the first run of a size, which cannot be recorded.
-        if replay and count in self._seen and self._capture(count):
-            self._captured[count].launch()
+        self._forget_recording()
+        self._told.clear()
+        context, (source, target) = self._context, self._names
+        # What is refused here leaves the context as it was: it would run on the batch before.
+        if not (
+            context.set_input_shape(source, (count, *(int(size) for size in self.input.shape[1:])))
+            and context.set_tensor_address(source, taken)
+            and context.set_tensor_address(target, given)
+        ):
+            raise self._failed(count)
+        # The first run of a shape prepares, and may allocate, which cannot be recorded.
+        if self._cuda_graphs and count == self._last and self._record(count):
             return
+        self._last = 0
         self._enqueue(count)
-        self._seen.add(count)
+        self._last = count
 
     def _enqueue(self, count: int) -> None:
         if not self._context.execute_async_v3(self._memory.stream):
-            text = self._told[-1] if self._told else "no reason given"
-            if says_out_of_memory(text):
-                raise self._out_of_memory(count)
-            raise UserError(
-                f"{self._backend} failed running {self._graph} on {count} images ({' '.join(text.split())}): build the "
-                "engine again with --force"
-            )
+            raise self._failed(count)
 
-    def _capture(self, count: int) -> bool:
-        """Record a run of that size; when this engine cannot be recorded, go on without."""
+    def _failed(self, count: int) -> UserError:
+        reason = self._reason()
+        if says_out_of_memory(reason):
+            return self._out_of_memory(count)
+        return UserError(
+            f"{self._backend} failed running {self._graph} on {count} images ({reason}): build the engine again with "
+            "--force"
+        )
+
+    def _record(self, count: int) -> bool:
+        """Record a run of that size and launch it; when this engine cannot be recorded, go on without."""
         recording = self._memory.capture()
         try:
             try:
@@ -291,19 +333,19 @@ class TensorRTSession(Session):
                 recording.finish()
         except (UserError, DriverError) as error:
             logger.info("%s: no CUDA graph for batches of %d: %s", self._graph, count, error)
-            self._cuda_graphs, self._graph_note = False, "CUDA graphs refused"
+            self._cuda_graphs = self._fixed_addresses = False
+            self._graph_note = "CUDA graphs refused"
             return False
-        self._captured[count] = recording
-        while len(self._captured) > _GRAPHS_KEPT:
-            self._captured.popitem(last=False)[1].close()
+        self._recording = count, recording
+        recording.launch()
         return True
 
     def _buffer(self, name: str, size: int) -> int:
-        """Address of a buffer of at least that size on the device; a larger one than before makes recordings void."""
+        """Address of a buffer of at least that size on the device; a larger one than before makes a recording void."""
         address, _, held = self._buffers.get(name, (0, None, 0))
         if held < size:
             self._memory.synchronise()
-            self._forget_recordings()
+            self._forget_recording()
             self._buffers.pop(name, None)
             address, keeper = self._memory.allocate(size)
             self._buffers[name] = (address, keeper, size)
@@ -316,10 +358,10 @@ class TensorRTSession(Session):
             self._pinned[name] = held = self._memory.pinned(shape, spec.dtype)
         return held[: shape[0]]
 
-    def _forget_recordings(self) -> None:
-        for recording in self._captured.values():
-            recording.close()
-        self._captured.clear()
+    def _forget_recording(self) -> None:
+        if self._recording is not None:
+            self._recording[1].close()
+            self._recording = None
 
     def _out_of_memory(self, count: int) -> UserError:
         smaller = "give a smaller --batch-size or a 16-bit --precision" if count > 1 else "use a 16-bit --precision"
@@ -345,7 +387,8 @@ class TensorRTSession(Session):
         """Keep the kernels that TensorRT for RTX compiled, where it did and the folder can be written."""
         if self._kept is None or self._runtime_cache is None:
             return
-        content = bytes(self._kept.serialize())
+        serialised = self._kept.serialize()
+        content = b"" if serialised is None else bytes(serialised)
         if content and not (self._runtime_cache.is_file() and self._runtime_cache.read_bytes() == content):
             try:
                 write_whole(self._runtime_cache, content)
@@ -358,7 +401,14 @@ class TensorRTSession(Session):
         with self._memory.active():
             self._memory.synchronise()
             self.save_runtime_cache()
-            self._forget_recordings()
-            self._context = self._kept = self._engine = self._runtime = None
+            self._forget_recording()
+            # In this order: each is used by those before it.
+            self._context = None
+            self._kept = self._engine = self._runtime = None
             self._buffers.clear()
             self._pinned.clear()
+
+    def __del__(self) -> None:
+        # Left to themselves, the parts would go in any order, and while work is still on the stream.
+        with contextlib.suppress(Exception):
+            self.close()
