@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from faceanon_engine.cli import options
-from faceanon_engine.cli.console import ProgressObserver, error_console, output_console, print_about, print_json
+from faceanon_engine.cli.console import ProgressObserver, error_console, output_console, print_about, print_json, say
 
 if TYPE_CHECKING:
     from faceanon_engine.engine.config import JobSettings
@@ -71,33 +72,31 @@ def _print_plan(plan: Any) -> None:
     verbs = {"anonymize": "would anonymize", "keep": "is done", "fail": "would fail"}
     for item in plan.items:
         ending = item.message if item.action == "fail" else f"-> {item.output}"
-        console.print(f"{verbs[item.action]}: {item.input} {ending}", markup=False, soft_wrap=True)
+        say(console, f"{verbs[item.action]}: {item.input} {ending}")
     counts = {action: sum(item.action == action for item in plan.items) for action in verbs}
-    console.print(
+    for note in plan.left_out:
+        say(console, note)
+    say(
+        console,
         f"{counts['anonymize']} faces to do, {counts['keep']} done already, {counts['fail']} inputs that would fail; "
         f"nothing was written to {plan.output}",
-        markup=False,
-        soft_wrap=True,
     )
 
 
 def _print_result(result: Any) -> None:
     console = output_console()
-
-    def line(text: str) -> None:
-        console.print(text, markup=False, soft_wrap=True)
-
     new = result.done - result.done_before
-    line(
+    say(
+        console,
         f"{new} faces anonymized in {result.seconds:.1f} s, {result.done} in all, {result.failed} failed: "
-        f"{result.output}"
+        f"{result.output}",
     )
     if result.contact_sheet is not None:
-        line(f"contact sheet (shows originals): {result.contact_sheet}")
+        say(console, f"contact sheet (shows originals): {result.contact_sheet}")
     shown = result.failures[:10]
     for failure in shown:
-        line(f"failed: {failure.input}: {failure.reason}: {failure.message}")
+        say(console, f"failed: {failure.input}: {failure.reason}: {failure.message}")
     if len(result.failures) > len(shown):
-        line(f"and {len(result.failures) - len(shown)} more")
+        say(console, f"and {len(result.failures) - len(shown)} more")
     if result.failures:
-        line(f"all of them: faceanon-engine status {result.output} --failed")
+        say(console, f"all of them: faceanon-engine status {shlex.quote(str(result.output))} --failed")

@@ -19,9 +19,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from faceanon_engine.engine.job import Observer
+from faceanon_engine.engine.printable import printable
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -35,6 +37,16 @@ def output_console() -> Console:
     """Where results go; when it is no terminal, lines are not cut at its width."""
     width = None if sys.stdout.isatty() else 200
     return Console(highlight=False, width=width)
+
+
+def say(console: Console, text: str) -> None:
+    """One line, as it is: nothing in it is taken for markup, an emoji or a line break, and it is not cut."""
+    console.print(Text(printable(text)), soft_wrap=True)
+
+
+def add_row(table: Table, *cells: str | Text) -> None:
+    """A row of a table, its cells as they are, as in `say`."""
+    table.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in cells))
 
 
 def print_json(value: Any) -> None:
@@ -97,7 +109,7 @@ class ProgressObserver(Observer):
         if self._say_about:
             print_about(self._console, about)
         if already:
-            self._console.print(f"{already} of {inputs} inputs are done already", markup=False)
+            say(self._console, f"{already} of {inputs} inputs are done already")
         # The rate and the time left are of this run: what was done before does not count.
         self._inputs = self._progress.add_task("anonymizing", total=inputs - already, detail="", start=False)
 
@@ -116,7 +128,7 @@ class ProgressObserver(Observer):
         self._progress.update(self._inputs, advance=1, detail=self._detail(""))
 
     def note(self, message: str) -> None:
-        self._console.print(message, markup=False)
+        say(self._console, message)
 
     def _detail(self, text: str) -> str:
         return ", ".join(part for part in (text, f"{self._failed} failed" if self._failed else "") if part)
@@ -124,4 +136,4 @@ class ProgressObserver(Observer):
 
 def print_about(console: Console, about: Mapping[str, str]) -> None:
     """What really runs, in one line."""
-    console.print("  ".join(f"{key}: {value}" for key, value in about.items()), markup=False)
+    say(console, "  ".join(f"{key}: {value}" for key, value in about.items()))

@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 
 from faceanon_engine.cli import options
-from faceanon_engine.cli.console import output_console, print_json
+from faceanon_engine.cli.console import add_row, output_console, print_json
 
 
 @click.command()
@@ -26,28 +26,31 @@ def doctor(as_json: bool) -> None:
     table.add_column()
     table.add_column(overflow="fold")
     cpu = found["cpu"]
-    table.add_row(
-        "version", "", f"faceanon-engine {found['faceanon_engine']}, Python {found['python']}, {found['system']}"
+    cores = f"{cpu['cores']} cores"
+    if cpu["usable"] not in (None, cpu["cores"]):
+        cores += f", {cpu['usable']} of them usable by this process"
+    add_row(
+        table, "version", "", f"faceanon-engine {found['faceanon_engine']}, Python {found['python']}, {found['system']}"
     )
-    table.add_row("cpu", "", f"{cpu['cores']} cores")
-    table.add_row("driver", *_mark(found["driver"]))
+    add_row(table, "cpu", "", cores)
+    add_row(table, "driver", *_mark(found["driver"]))
     for gpu in found["gpus"]:
         room = f"{_gigabytes(gpu['free'])} of {_gigabytes(gpu['total'])} free"
-        table.add_row("gpu", "yes", f"{gpu['name']}, compute capability {gpu['capability']}, {room}")
+        add_row(table, "gpu", "yes", f"{gpu['name']}, compute capability {gpu['capability']}, {room}")
     for kind in ("packages", "backends"):
         for name, entry in found[kind].items():
-            table.add_row(f"{kind[:-1]} {name}", *_mark(entry))
-    table.add_row("exporting", *_mark(found["exporting"]))
+            add_row(table, f"{kind[:-1]} {name}", *_mark(entry))
+    add_row(table, "exporting", *_mark(found["exporting"]))
     for device, entry in found["auto"].items():
-        table.add_row(f"--backend auto on {device}", *_mark(entry))
-    table.add_row("face detector", *_mark(found["detector"]))
+        add_row(table, f"--backend auto on {device}", *_mark(entry))
+    add_row(table, "face detector", *_mark(found["detector"]))
     for bundle in found["bundles"]:
         detail = f"{bundle['pixels']} px" if bundle["works"] else bundle["reason"]
-        table.add_row(f"bundle {bundle['name']}", "yes" if bundle["works"] else "no", detail)
+        add_row(table, f"bundle {bundle['name']}", "yes" if bundle["works"] else "no", detail)
     for kind in ("memory", "disk"):
         entry = found[kind]
         where = f" at {entry['path']}" if "path" in entry else ""
-        table.add_row(kind, "", f"{_gigabytes(entry['free'])} of {_gigabytes(entry['total'])} free{where}")
+        add_row(table, kind, "", f"{_gigabytes(entry['free'])} of {_gigabytes(entry['total'])} free{where}")
     output_console().print(table)
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
+import json
 import logging
 import os
 import signal
 import sys
+import warnings
 from types import FrameType
+from typing import NoReturn
 
 import click
 
@@ -70,9 +74,15 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit: 0 done, 1 some inputs failed, 2 usage or environment, 130 interrupted."""
-    keep_freed_memory()
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
+        keep_freed_memory()
+        signal.signal(signal.SIGTERM, _interrupt)
+        for stream in (sys.stdout, sys.stderr):
+            # A path may hold what the terminal's encoding lacks, or bytes that are no text in any.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        # What decoders think of strange files is not for the terminal: what cannot be read becomes a row.
+        warnings.filterwarnings("ignore", module="PIL")
         code = cli.main(prog_name="faceanon-engine", standalone_mode=False)
     except UserError as error:
         _leave(f"error: {error}", 2)
@@ -91,6 +101,10 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
+        from faceanon_engine.engine.job import is_out_of_memory
+
+        if is_out_of_memory(error):
+            _leave("error: memory ran out: use a smaller --batch-size, other networks, or a machine with more", 2)
         logger.debug("unexpected error", exc_info=True)
         _leave(
             f"error: unexpected {type(error).__name__}: {error}: this is a mistake in the program; "
@@ -104,11 +118,15 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _leave(message: str, code: int) -> None:
-    one_line = (
-        message if code != 2 or "\nUsage" in message or message.startswith("Usage") else " ".join(message.split())
-    )
-    print(one_line, file=sys.stderr)
+def _leave(message: str, code: int) -> NoReturn:
+    """Say on stderr in one line why the program ends, with --json also on stdout, and exit."""
+    from faceanon_engine.engine.printable import printable
+
+    if not message.startswith("Usage"):
+        message = printable(" ".join(message.split()))
+    print(message, file=sys.stderr)
+    if "--json" in sys.argv[1:]:  # looked up there, as the arguments may be what is wrong
+        print(json.dumps({"error": message.removeprefix("error: "), "exit_code": code}))
     sys.exit(code)
 
 

@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.table import Table
 
 from faceanon_engine.cli import options
-from faceanon_engine.cli.console import error_console, output_console, print_json
+from faceanon_engine.cli.console import add_row, error_console, output_console, print_json, say
 from faceanon_engine.engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def import_(
     official = {file.name: file for file in OFFICIAL}
     found: dict[str, list[tuple[Path, NetworkToWrite]]] = {}
     for file in files:
-        error_console().print(f"reading {file}", markup=False)
+        say(error_console(), f"reading {file}")
         networks = read_checkpoint(file)
         checksum = sha256_of(file)
         published = official.get(file.name)
@@ -107,8 +107,8 @@ def import_(
         return
     for role in _ROLES:
         origin = bundle.networks[role]["source"]
-        output_console().print(f"{role}: {origin['file']} ({origin['format']})", markup=False, soft_wrap=True)
-    output_console().print(f"bundle {name}: {bundle.path} ({bundle.digest[:12]})", markup=False, soft_wrap=True)
+        say(output_console(), f"{role}: {origin['file']} ({origin['format']})")
+    say(output_console(), f"bundle {name}: {bundle.path} ({bundle.digest[:12]})")
 
 
 def _assigned(option: str, values: tuple[str, ...], files: tuple[Path, ...], *, of_file: bool) -> dict[str, str]:
@@ -170,11 +170,11 @@ def list_(as_json: bool) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         if "problem" in row:
-            table.add_row(row["name"], "", "", "damaged", row["problem"], row["path"])
+            add_row(table, row["name"], "", "", "damaged", row["problem"], row["path"])
         else:
             origin = row["networks"]["generator"].get("format", "")
             size = f"{row['bytes'] / 1e6:.1f}"
-            table.add_row(row["name"], str(row["resolution"]), size, row["digest"][:12], origin, row["path"])
+            add_row(table, row["name"], str(row["resolution"]), size, row["digest"][:12], origin, row["path"])
     output_console().print(table)
 
 
@@ -191,9 +191,9 @@ def verify(bundle: str | None, as_json: bool) -> int:
         print_json({"name": opened.name, "path": str(opened.path), "digest": opened.digest, "problems": problems})
     else:
         for problem in problems:
-            output_console().print(f"damaged: {problem}", markup=False, soft_wrap=True)
+            say(output_console(), f"damaged: {problem}")
         if not problems:
-            output_console().print(f"{opened.name}: all files are as recorded", markup=False)
+            say(output_console(), f"{opened.name}: all files are as recorded")
     return 1 if problems else 0
 
 
@@ -246,7 +246,7 @@ def fetch(names: tuple[str, ...], folder: Path, as_json: bool) -> int:
                 row |= {"state": "missing", "page": file.page, "problem": said}
         rows.append(row)
         if not as_json:
-            output_console().print(f"{name} ({file.holds}): {said}", markup=False, soft_wrap=True)
+            say(output_console(), f"{name} ({file.holds}): {said}")
     if as_json:
         print_json({"files": rows})
     return 2 if missing else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from faceanon_engine.cli import options
-from faceanon_engine.cli.console import ProgressObserver, error_console, output_console, print_about, print_json
+from faceanon_engine.cli.console import ProgressObserver, error_console, output_console, print_about, print_json, say
 
 
 @click.group()
@@ -64,7 +64,7 @@ def create(
     if as_json:
         print_json({"path": str(made.path), "size": made.size, "digest": made.digest})
     else:
-        output_console().print(f"{made.size} faces: {made.path}", markup=False, soft_wrap=True)
+        say(output_console(), f"{made.size} faces: {made.path}")
 
 
 @pool.command("list")
@@ -92,11 +92,10 @@ def list_(as_json: bool) -> None:
         return
     console = output_console()
     if not pools:
-        console.print(f"no pools in {pools_root()}", markup=False, soft_wrap=True)
+        say(console, f"no pools in {pools_root()}")
     for found in pools:
-        console.print(
+        say(
+            console,
             f"{found.size} faces, truncation {found.spec.truncation_psi:g}, seed {found.spec.seed}, "
             f"bundle {found.spec.bundle[:12]}: {found.path}",
-            markup=False,
-            soft_wrap=True,
         )

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faceanon_engine.cli import options
-from faceanon_engine.cli.console import ProgressObserver, error_console, output_console, print_about, print_json
+from faceanon_engine.cli.console import ProgressObserver, error_console, output_console, print_about, print_json, say
 from faceanon_engine.engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -348,9 +348,7 @@ def _finish(context: click.Context, out: Path, table: Table, failures: Sequence[
     else:
         console = output_console()
         for failure in failures:
-            console.print(f"failed: {failure['input']}: {failure['message']}", markup=False, soft_wrap=True)
+            say(console, f"failed: {failure['input']}: {failure['message']}")
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in table.arrays.items())
-        console.print(
-            f"{len(table.inputs)} faces, {len(failures)} inputs failed: {out} ({shapes})", markup=False, soft_wrap=True
-        )
+        say(console, f"{len(table.inputs)} faces, {len(failures)} inputs failed: {out} ({shapes})")
     context.exit(code)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from faceanon_engine.cli import options
-from faceanon_engine.cli.console import output_console, print_json
+from faceanon_engine.cli.console import add_row, output_console, print_json, say
 
 _SHOWN = 50
 _COLOURS = {"done": "green", "failed": "red", "pending": "yellow"}
@@ -45,19 +45,18 @@ def status(output: Path, failed: bool, show_all: bool, as_json: bool) -> None:
     console = output_console()
     console.print(_table(items if show_all else items[:_SHOWN], failed))
     if len(items) > _SHOWN and not show_all:
-        console.print(f"{len(items) - _SHOWN} more rows: add --all")
+        say(console, f"{len(items) - _SHOWN} more rows: add --all")
     summary = ", ".join(f"{counts[state]} {state}" for state in ("done", "failed", "pending"))
     if done:
         identity = fmean(item.identity_after or 0.0 for item in done)
         largest = max(item.identity_after or 0.0 for item in done)
         summary += f"; identity cosine mean {identity:.3f}, largest {largest:.3f}"
         summary += f"; {fmean(item.seconds or 0.0 for item in done):.2f} s each"
-    console.print(summary, markup=False, soft_wrap=True)
-    console.print(
+    say(console, summary)
+    say(
+        console,
         f"preset {settings.get('preset')}, margin {settings.get('margin')}, {settings.get('steps')} steps, "
         f"bundle {str(settings.get('bundle'))[:12]}, input {settings.get('input')}",
-        markup=False,
-        soft_wrap=True,
     )
 
 
@@ -71,7 +70,7 @@ def _table(items: list[Any], failed: bool) -> Any:
         table.add_column("reason", overflow="fold")
         table.add_column("message", overflow="fold")
         for item in items:
-            table.add_row(*(Text(cell) for cell in (_name(item), item.reason or "", item.message or "")))
+            add_row(table, _name(item), item.reason or "", item.message or "")
         return table
     table.add_column("state")
     table.add_column("output or reason", overflow="fold")
@@ -89,8 +88,7 @@ def _table(items: list[Any], failed: bool) -> Any:
                 str(item.steps),
                 f"{item.seconds:.2f}",
             ]
-        state = Text(item.state, style=_COLOURS[item.state])
-        table.add_row(Text(_name(item)), state, Text(where), *(Text(number) for number in numbers))
+        add_row(table, _name(item), Text(item.state, style=_COLOURS[item.state]), where, *numbers)
     return table
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from faceanon_engine.engine.printable import printable
+
 Pixels = npt.NDArray[np.uint8]
 
 COLUMN_TITLES = ("original", "neighbour", "inversion", "anonymized")
@@ -87,7 +89,7 @@ def _fitting(
     pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
 ) -> str:
     """The text, its beginning cut where it is too long; the built-in font draws Latin letters only."""
-    text = text.encode("latin-1", "replace").decode("latin-1")
+    text = printable(text).encode("latin-1", "replace").decode("latin-1")
     if pen.textlength(text, font=font) <= width:
         return text
     while text and pen.textlength("..." + text, font=font) > width:

@@ -22,6 +22,8 @@ Pixels = npt.NDArray[np.uint8]
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm"}
     | {".tga", ".tif", ".tiff", ".webp"}
+    # Photographs that no decoder here reads: they become rows with a reason, so that nobody takes them for done.
+    | {".heic", ".heif", ".hif", ".jxl"}
 )
 DEFAULT_MAX_PIXELS = 100_000_000
 _TEMPORARY_PREFIX = ".faceanon-tmp-"
@@ -61,9 +63,9 @@ def find_inputs(source: Path) -> Iterator[InputFile]:
     In folders a file counts by its suffix, in lists every line counts: one path a line, relative to the list's folder,
     blank lines and lines that begin with # left out. Raises UserError when the source is missing or unreadable.
     """
-    if source.is_dir():
+    if os.path.isdir(source):
         yield from _walk(source)
-    elif not source.exists():
+    elif not os.path.exists(source):
         raise UserError(f"{source} does not exist: give a folder of images, an image, or a text file of paths")
     elif source.suffix.lower() in {".txt", ".lst", ".list"}:
         yield from _listed(source)
@@ -86,13 +88,15 @@ def _walk(root: Path) -> Iterator[InputFile]:
 
 def _listed(file: Path) -> Iterator[InputFile]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{file} is not a text file in UTF-8: list one path a line") from None
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}): mend its rights") from None
+    if "\0" in text:
+        raise UserError(f"{file} is not a text file, it holds zero bytes: list one path a line")
     seen = set()
-    for line in lines:
+    for line in text.split("\n"):  # splitlines would split at what a name may hold
         name = line.strip()
         if not name or name.startswith("#"):
             continue
@@ -123,6 +127,8 @@ def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> DecodedImage
         raise InputError("missing", "there is no such file") from None
     except PermissionError:
         raise InputError("unreadable", "it may not be read: mend its rights") from None
+    except OSError as error:
+        raise InputError("unreadable", f"it cannot be opened ({error.strerror or error})") from None
 
 
 def _decode(stream: Any, max_pixels: int) -> DecodedImage:
@@ -143,7 +149,9 @@ def _decode(stream: Any, max_pixels: int) -> DecodedImage:
     except Image.DecompressionBombError:
         raise InputError("too-large", f"it has more than the {max_pixels} pixels allowed: scale it down") from None
     except UnidentifiedImageError:
-        raise InputError("not-an-image", "no known image format begins like this") from None
+        raise InputError(
+            "not-an-image", "it is in none of the image formats that are read: convert it to PNG"
+        ) from None
     except (OSError, EOFError) as error:
         text = str(error)
         if "truncated" in text or "Truncated" in text or "unexpected end" in text or isinstance(error, EOFError):

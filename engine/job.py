@@ -45,6 +45,9 @@ CLAIMED_TOGETHER = 4
 MOST_UNWRITTEN = 64
 """Results that may wait for a thread to encode and write them."""
 _EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+_CODES_ENDING = ".w_plus.npy"
+_LONGEST_NAME = 255
+"""Bytes that a file's or folder's name may have on the usual file systems."""
 
 WorkerFactory = Callable[[JobSettings, Mapping[str, Any], int], Worker]
 
@@ -129,6 +132,8 @@ class JobPlan:
     output: Path
     about: Mapping[str, str]
     items: tuple[PlannedItem, ...]
+    left_out: tuple[str, ...] = ()
+    """What of the input folder is no input, in a line a reason."""
 
     @property
     def exit_code(self) -> int:
@@ -177,18 +182,23 @@ class _Names:
         self.folders.update(str(parent).casefold() for parent in PurePosixPath(path).parents)
 
     def choose(self, path: str, face: int = 0) -> str:
-        """A free name for a face of an input: a.jpg gives a.png, or a.jpg.png when a.png is taken."""
+        """A free name for a face of an input: a.jpg gives a.png, or a.jpg.png when a.png is taken.
+
+        Where that is longer than file systems allow, the input's own name is cut.
+        """
         source = PurePosixPath(path)
+        folder = PurePosixPath(*(_cut(part, _LONGEST_NAME) for part in source.parent.parts))
         mark = f"-face{face}" if face else ""
-        stems = [source.stem, source.name]
+        candidates = [(source.stem, mark), (source.name, mark)]
         number = 2
         while True:
-            for stem in stems:
-                name = str(source.with_name(f"{stem}{mark}{self.extension}"))
+            for stem, ending in candidates:
+                room = _LONGEST_NAME - len(ending) - len(_CODES_ENDING)  # the longest of what takes the place of .png
+                name = str(folder / f"{_cut(stem, room)}{ending}{self.extension}")
                 if name.casefold() not in self.taken and name.casefold() not in self.folders:
                     self.reserve(name)
                     return name
-            stems = [f"{source.name}-{number}"]
+            candidates = [(source.name, f"-{number}{mark}")]
             number += 1
 
 
@@ -285,7 +295,7 @@ def plan(settings: JobSettings, *, make_worker: WorkerFactory | None = None) -> 
                     else PlannedItem(path, face, "anonymize", output)
                 )
     items.sort(key=lambda item: (item.input, item.face))
-    return JobPlan(settings.output, worker.about(), tuple(items))
+    return JobPlan(settings.output, worker.about(), tuple(items), _left_out(settings.input))
 
 
 class _Job:
@@ -329,9 +339,8 @@ class _Job:
         if self.share is not None:
             about = {**about, "device": ", ".join(device_names(self.settings.devices))}
         self.observer.started(about, len(self.files), len(self.files) - len(todo))
-        others = _other_files(self.settings.input)
-        if others:
-            self.observer.note(f"left out, having no image's suffix: {others[0]}" + _and_more(len(others) - 1))
+        for note in _left_out(self.settings.input):
+            self.observer.note(note)
         if todo and self.share is not None:
             self.share(todo)
             self.rows = _by_input(self.manifest.items())
@@ -393,10 +402,7 @@ class _Job:
         for path in changed:
             # The input is another picture than the one that was anonymized: its results are of no use.
             logger.info("%s has changed since it was listed: done again", path)
-            for row in self.rows.pop(path, []):
-                for name in (row.output, row.codes):
-                    if name is not None:
-                        (self.output / name).unlink(missing_ok=True)
+            self._unlink(self.rows.pop(path, []))
             del known[path]
         self.names = _names(self.settings, self.files, self.rows)
         new_inputs: list[InputRow] = []
@@ -420,11 +426,18 @@ class _Job:
         self.manifest.list_inputs(new_inputs, new_items, forget=changed)
         return todo
 
+    def _unlink(self, rows: Iterable[ItemRow]) -> None:
+        """Delete results that belong to no row any more."""
+        for row in rows:
+            for name in (row.output, row.codes):
+                if name is not None:
+                    _remove(self.output / name)
+
     def _vanished(self) -> list[ItemRow]:
         """What an earlier run listed and did not finish, and is not among the inputs any more."""
         present = {readable(file.relative) for file in self.files}
         return [
-            replace(row, state="failed", reason="missing", message="it is no longer there", finished_at=_now())
+            _failed(row, "missing", "it is no longer there")
             for path, rows in self.rows.items()
             if path not in present
             for row in rows
@@ -435,6 +448,8 @@ class _Job:
         """A new pending row, or a failed one where a file that is not ours has the name."""
         output = self.names.choose(path, face)
         problem = _foreign_file(self.output, output)
+        if not problem and self.settings.save_codes:
+            problem = _foreign_file(self.output, _codes_name(output))
         if problem:
             return ItemRow(path, face, state="failed", reason="output-exists", message=problem)
         return ItemRow(path, face, output=output)
@@ -468,17 +483,17 @@ class _Job:
         with self.lock_names() if self.lock_names is not None else nullcontext():
             if self.lock_names is not None:
                 self.names = _names(self.settings, self.files, _by_input(self.manifest.items()))
-            rows = rows[:count] + [self._planned(path, face) for face in range(len(rows), count)]
+            gone, rows = rows[count:], rows[:count] + [self._planned(path, face) for face in range(len(rows), count)]
+            self._unlink(gone)
             self.manifest.plan_faces(path, rows)
         self.rows[path] = rows
         return rows
 
     def _fail_input(self, path: str, reason: str, message: str) -> None:
         logger.info("%s: %s: %s", path, reason, message)
-        output = self.rows[path][0].output
-        row = ItemRow(path, 0, state="failed", reason=reason, message=message, output=output, finished_at=_now())
-        self.rows[path] = [row]
-        self.manifest.plan_faces(path, [row])
+        rows = [row if _is_done(self.output, row) else _failed(row, reason, message) for row in self.rows[path]]
+        self.rows[path] = rows
+        self.manifest.plan_faces(path, rows)
         self.observer.input_finished(path, failed=True)
 
     # -- from faces to files -----------------------------------------------------------------------------------
@@ -586,10 +601,10 @@ class _Job:
         writes: list[Future[None]] = []
         for number, face in enumerate(part):
             if not result.finite[number]:
-                finished.append(self._failed_row(face, "not-finite", "the optimisation left the range of numbers"))
+                finished.append(_failed(face.row, "not-finite", "the optimisation left the range of numbers"))
                 continue
             assert face.row.output is not None
-            codes = str(PurePosixPath(face.row.output).with_suffix(".w_plus.npy")) if self.settings.save_codes else None
+            codes = _codes_name(face.row.output) if self.settings.save_codes else None
             writes.append(executor.submit(self._write_one, face.row.output, codes, result, number))
             finished.append(
                 ItemRow(
@@ -639,18 +654,7 @@ class _Job:
 
     def _fail(self, face: _Face, reason: str, message: str) -> None:
         logger.info("%s: %s: %s", face.row.input, reason, message)
-        self._record([self._failed_row(face, reason, message)])
-
-    def _failed_row(self, face: _Face, reason: str, message: str) -> ItemRow:
-        return ItemRow(
-            face.row.input,
-            face.row.face,
-            state="failed",
-            reason=reason,
-            message=message,
-            output=face.row.output,
-            finished_at=_now(),
-        )
+        self._record([_failed(face.row, reason, message)])
 
     def _record(self, finished: list[ItemRow]) -> None:
         self.manifest.finish(finished, faces={row.input: len(self.rows[row.input]) for row in finished})
@@ -666,18 +670,30 @@ class _Job:
     # -- the contact sheet -------------------------------------------------------------------------------------
 
     def _contact_sheet(self) -> Path | None:
-        """Draw the first results; nothing is opened again when the sheet already shows them."""
+        """Draw the first results; nothing is opened again when the sheet already shows them.
+
+        A sheet of an earlier run is taken away when none is wanted: it shows originals.
+        """
         from faceanon_engine.engine.contact_sheet import SheetRow, draw
 
         path = self.output / CONTACT_SHEET_NAME
         order = {readable(file.relative): file for file in self.files}
         shown = [row for file in order for row in self.rows.get(file, []) if row.state == "done"]
         shown = shown[: self.settings.contact_sheet]
+        ours = self.manifest.get("contact_sheet")  # what it shows, None when this job has not made one
         if not shown:
+            if ours is not None:
+                _remove(path)
+                self.manifest.put({"contact_sheet": None})
             return None
         content = [[row.input, row.face, row.finished_at] for row in shown]
-        if path.exists() and self.manifest.get("contact_sheet") == content:
+        if path.exists() and ours == content:
             return path
+        problem = _foreign_file(self.output, CONTACT_SHEET_NAME) if ours is None else None
+        if problem:
+            self.observer.note(problem)
+            return None
+        self.manifest.put({"contact_sheet": []})  # ours from now on, also when it is killed on the way
         self._load()
         prepared: dict[str, list[npt.NDArray[np.uint8]]] = {}
         sheet: list[SheetRow] = []
@@ -708,6 +724,22 @@ class _Job:
         return path
 
 
+def _failed(row: ItemRow, reason: str, message: str) -> ItemRow:
+    """The row of a face that could not be anonymized; what an earlier result said of it is forgotten."""
+    return ItemRow(
+        row.input, row.face, state="failed", reason=reason, message=message, output=row.output, finished_at=_now()
+    )
+
+
+def _codes_name(output: str) -> str:
+    return str(PurePosixPath(output).with_suffix(_CODES_ENDING))
+
+
+def _cut(name: str, most: int) -> str:
+    """The beginning of a name that has at most so many bytes."""
+    return name.encode()[:most].decode(errors="ignore")
+
+
 def _split(faces: list[_Face], size: int) -> list[list[_Face]]:
     return [faces[start : start + size] for start in range(0, len(faces), size)]
 
@@ -722,10 +754,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _find(settings: JobSettings) -> list[InputFile]:
     """The inputs, within the limit; raises UserError when there are none or when they and the output overlap."""
-    source, output = settings.input.resolve(), settings.output.resolve()
-    if output.exists() and not output.is_dir():
+    source, output = _real(settings.input), _real(settings.output)
+    if os.path.exists(output) and not output.is_dir():
         raise UserError(f"output {settings.output} is a file: give a folder")
-    if source.is_dir():
+    if os.path.isdir(source):
         if source == output:
             raise UserError(f"INPUT and OUTPUT are the same folder {settings.input}: originals are never overwritten")
         if source in output.parents:
@@ -733,12 +765,17 @@ def _find(settings: JobSettings) -> list[InputFile]:
                 f"OUTPUT {settings.output} lies inside INPUT {settings.input}: results would become inputs of the "
                 "next run; give a folder outside"
             )
-    if output in source.parents and source.is_dir():
+    if output in source.parents and os.path.isdir(source):
         raise UserError(f"INPUT {settings.input} lies inside OUTPUT {settings.output}: give a folder outside of it")
     found = list(image_files.find_inputs(settings.input))
     if not found:
         raise UserError(f"no images in {settings.input}: give a folder of images, an image, or a text file of paths")
     return _told_apart(found)[: settings.limit]
+
+
+def _real(path: Path) -> Path:
+    """The path without links; unlike `resolve`, one that leads round in a circle stays as it is."""
+    return Path(os.path.realpath(path))
 
 
 def _told_apart(files: Iterable[InputFile]) -> list[InputFile]:
@@ -755,30 +792,32 @@ def _told_apart(files: Iterable[InputFile]) -> list[InputFile]:
     return result
 
 
-def _other_files(source: Path) -> list[str]:
-    """Files of a folder that are no inputs because of their names; hidden ones are nobody's business."""
-    if not source.is_dir():
-        return []
-    found = []
-    for folder, folders, files in os.walk(source):
+def _left_out(source: Path) -> tuple[str, ...]:
+    """What of a folder is no input, in a line a reason; hidden files and folders are nobody's business."""
+    others: list[str] = []
+    links: list[str] = []
+    for folder, folders, files in os.walk(source) if os.path.isdir(source) else ():
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
+        links += [
+            readable(Path(folder, name).relative_to(source)) for name in folders if Path(folder, name).is_symlink()
+        ]
+        others += [
             readable(Path(folder, name).relative_to(source))
             for name in sorted(files)
             if not name.startswith(".") and Path(name).suffix.lower() not in image_files.SUFFIXES
         ]
-    return found
-
-
-def _and_more(count: int) -> str:
-    return f" and {count} more" if count else ""
+    return tuple(
+        f"left out, {reason}: {found[0]}" + (f" and {len(found) - 1} more" if len(found) > 1 else "")
+        for reason, found in (("having no image's suffix", others), ("being a link to a folder", links))
+        if found
+    )
 
 
 def _identity(settings: JobSettings, worker: Worker) -> dict[str, Any]:
     """What must not change between two runs on one output."""
     lossy = settings.resolved_format != "png"
     return {
-        "input": str(settings.input.resolve()),
+        "input": str(_real(settings.input)),
         "preset": settings.preset,
         "margin": settings.margin,
         "steps": settings.resolved_steps,
@@ -796,7 +835,7 @@ def _identity(settings: JobSettings, worker: Worker) -> dict[str, Any]:
 def _recorded(output: Path) -> dict[str, Any]:
     """The settings of an earlier run on this output; empty when there was none."""
     path = output / MANIFEST_NAME
-    if not path.exists() or path.stat().st_size == 0:
+    if not os.path.exists(path) or path.stat().st_size == 0:
         return {}
     with Manifest.read(path) as manifest:
         found: dict[str, Any] = manifest.get("settings") or {}
@@ -825,7 +864,7 @@ def _short(value: Any) -> str:
 
 def _refuse_unwritable(output: Path) -> None:
     place = output
-    while not place.exists():
+    while not os.path.exists(place):
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise UserError(f"output folder {output} cannot be written: no permission in {place}")
@@ -869,12 +908,19 @@ def _write_file(path: Path, content: bytes) -> None:
         ) from None
 
 
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be removed ({error.strerror or error}): check the folder's rights") from None
+
+
 def _remove_temporaries(output: Path) -> None:
     """Delete what a killed run left half-written; only names that `write_atomically` gives are touched."""
     for path in output.rglob(image_files.TEMPORARY_PATTERN):
         if path.is_file():
             logger.info("removing the unfinished %s", path)
-            path.unlink(missing_ok=True)
+            _remove(path)
 
 
 def _names(settings: JobSettings, files: Iterable[InputFile], rows: Mapping[str, list[ItemRow]]) -> _Names:
@@ -924,7 +970,7 @@ def _all_done(output: Path, known: InputRow, rows: Sequence[ItemRow]) -> bool:
 
 def _foreign_file(output: Path, name: str | None) -> str | None:
     """What is wrong when a file that this job did not plan already has the name."""
-    if name is not None and (output / name).exists():
+    if name is not None and os.path.exists(output / name):
         return f"{name} is already in the output folder and was not made by this job: move it away"
     return None
 

@@ -9,6 +9,7 @@ file systems, which the log's shared memory does not. One process writes (a lock
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -299,7 +300,7 @@ def _another_version(path: Path, version: int) -> UserError:
 def _quoted(path: Path) -> str:
     from urllib.parse import quote
 
-    return quote(str(path.absolute()))
+    return quote(os.fsencode(path.absolute()))  # bytes: a name need not be text
 
 
 @contextmanager

@@ -305,3 +305,46 @@ def test_help_is_there(arguments: list[str]) -> None:
     run = call(*arguments, fake=False)
     assert run.returncode == (0 if arguments else 2)
     assert "Usage" in run.stdout + run.stderr
+
+
+def test_with_json_an_error_is_an_object_too(tmp_path: Path) -> None:
+    make_inputs(tmp_path / "in", 1)
+    for arguments in (
+        job(tmp_path, "--json", "--margin", "2"),
+        ["anonymize", "--json"],
+        ["status", tmp_path, "--json"],
+    ):
+        run = call(*arguments)
+        assert (run.returncode, run.stderr.count("\n")) == (2, 1), run.stderr
+        told = json.loads(run.stdout)
+        assert told["exit_code"] == 2
+        assert run.stderr.startswith(f"error: {told['error']}")
+
+
+def test_names_that_are_no_text_can_be_said(tmp_path: Path) -> None:
+    strange = [b"caf\xe9.png", b"two\nlines.png", b"[red]\x1b[31m:smile:.png", "\u5730.png".encode()]
+    make_inputs(tmp_path / "in", 1)
+    picture = (tmp_path / "in" / "photo-00.png").read_bytes()
+    for name in strange:
+        Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name)).write_bytes(picture)
+    Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/bad\n\xe9.png")).write_bytes(b"")
+    output = tmp_path / os.fsdecode(b"out\xe9 put")
+    common = ("anonymize", tmp_path / "in", output, "--align", "never", "--steps", "1")
+    env = environment() | {"PYTHONIOENCODING": "ascii"}
+    for arguments in (
+        common,
+        (*common, "--dry-run"),
+        (*common, "--json"),
+        ("status", output),
+        ("status", output, "--json"),
+    ):
+        run = subprocess.run(command(*arguments), capture_output=True, env=env, check=False)
+        assert run.returncode in (0, 1), run.stderr
+        assert b"\x1b" not in run.stdout
+        if "--json" in arguments:
+            assert json.loads(run.stdout)
+        elif "--dry-run" not in arguments:
+            assert rb"bad\n\xe9.png" in run.stdout
+        if arguments[0] == "status" and "--json" not in arguments:
+            assert rb"[red]\x1b[31m:smile:.png" in run.stdout
+    assert len(done_rows(output)) == 5

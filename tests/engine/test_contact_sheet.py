@@ -36,3 +36,8 @@ def test_labels_of_any_length_and_script_fit() -> None:
 def test_no_results_make_no_sheet() -> None:
     with pytest.raises(ValueError, match="at least one"):
         draw([], "falco")
+
+
+@pytest.mark.parametrize("label", ["two\nlines.png", "tab\tand\x1b[31mred.png", "no\udcfftext.png"])
+def test_a_name_that_is_no_line_of_text_is_drawn_as_one(label: str) -> None:
+    assert draw([row(64, label=label)], "falco").shape == draw([row(64)], "falco").shape

@@ -173,3 +173,29 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         write_atomically(target, b"second")
     assert target.read_bytes() == b"first"
     assert os.listdir(target.parent) == ["out.png"]
+
+
+def test_lists_come_from_every_editor_and_every_name(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes("\ufefffirst.png\r\n\r\nth\u2028ird.png\r\nfou\x0crth.png".encode())
+    listed = [str(file.relative) for file in find_inputs(tmp_path / "list.txt")]
+    assert listed == ["first.png", "th\u2028ird.png", "fou\x0crth.png"]
+    for content in ("a.png\n".encode("utf-16"), b"a\0.png\n"):
+        (tmp_path / "list.txt").write_bytes(content)
+        with pytest.raises(UserError, match="not a text file"):
+            list(find_inputs(tmp_path / "list.txt"))
+
+
+def test_a_path_that_cannot_be_opened_has_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "round.png").symlink_to("round.png")
+    for name in ("round.png", "x" * 300 + ".png"):
+        with pytest.raises(InputError) as caught:
+            read_image(tmp_path / name)
+        assert caught.value.reason == "unreadable"
+
+
+def test_a_telephones_pictures_are_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    (found,) = find_inputs(tmp_path)
+    with pytest.raises(InputError, match="convert") as caught:
+        read_image(found.path)
+    assert caught.value.reason == "not-an-image"

@@ -20,6 +20,7 @@ from fake_worker import BLUE, GREEN, RED, WHITE, FakeWorker, make_inputs
 from faceanon_engine.engine import job as job_module
 from faceanon_engine.engine.config import JobSettings, job_settings
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.images import InputError
 from faceanon_engine.engine.job import JobResult, Observer, plan
 from faceanon_engine.engine.manifest import ItemRow, Manifest
 
@@ -447,3 +448,114 @@ def test_an_input_that_was_listed_and_is_gone_says_so(settings: JobSettings) -> 
     result = run(settings)
     assert [(failure.input, failure.reason) for failure in result.failures] == [("photo-01.png", "missing")]
     assert result.done == 2, "what is done stays done"
+
+
+def test_names_as_long_as_they_may_be_get_results(settings: JobSettings) -> None:
+    settings = replace(settings, format="webp", save_codes=True, contact_sheet=1)
+    (picture,) = make_inputs(settings.input, 1)
+    folder = settings.input / os.fsdecode(b"\xe9" * 255)  # four times as long when it is spelled
+    folder.mkdir()
+    long = ["a" * 251 + ".png", "a" * 250 + "b.png", "\u5730" * 83 + ".png"]
+    for place in (settings.input, folder):
+        for name in long:
+            (place / name).write_bytes(picture.read_bytes())
+    result = run(settings)
+    assert (result.done, result.failed) == (7, 0)
+    outputs = [str(row.output) for row in items(settings)]
+    assert len(set(outputs)) == 7
+    assert all((settings.output / name).is_file() for name in outputs)
+    assert run(settings).done_before == 7
+
+
+def test_a_listed_path_that_no_file_can_have_is_a_row(tmp_path: Path, settings: JobSettings) -> None:
+    make_inputs(settings.input, 1)
+    listed = settings.input / "list.txt"
+    listed.write_text(f"photo-00.png\n{'x' * 300}.png\n")
+    result = run(replace(settings, input=listed))
+    assert (result.done, [failure.reason for failure in result.failures]) == (1, ["unreadable"])
+
+
+@pytest.mark.parametrize("place", ["input", "output"])
+def test_a_path_that_leads_nowhere_is_refused_in_words(tmp_path: Path, settings: JobSettings, place: str) -> None:
+    make_inputs(settings.input, 1)
+    (tmp_path / "round").symlink_to("round")
+    for path in (tmp_path / "round", tmp_path / ("x" * 300)):
+        wrong: dict[str, Any] = {place: path}
+        with pytest.raises(UserError, match=path.name):
+            run(replace(settings, **wrong))
+
+
+def test_links_to_folders_are_mentioned_also_before_the_job(tmp_path: Path, settings: JobSettings) -> None:
+    make_inputs(settings.input, 1)
+    make_inputs(tmp_path / "elsewhere", 1)
+    (settings.input / "linked").symlink_to(tmp_path / "elsewhere")
+    said = ("left out, being a link to a folder: linked",)
+    assert plan(settings, make_worker=FakeWorker).left_out == said
+    observer = Notes()
+    assert run(settings, observer).inputs == 1
+    assert tuple(observer.notes) == said
+
+
+def test_a_sheet_of_originals_goes_when_none_is_wanted(settings: JobSettings) -> None:
+    make_inputs(settings.input, 2)
+    assert run(replace(settings, contact_sheet=2)).contact_sheet is not None
+    assert run(settings).contact_sheet is None
+    assert "contact-sheet.png" not in visible(settings.output)
+    assert run(replace(settings, contact_sheet=2)).contact_sheet is not None
+
+
+def test_a_sheet_that_is_not_ours_is_left_alone(settings: JobSettings) -> None:
+    make_inputs(settings.input, 2)
+    theirs = settings.output / "contact-sheet.png"
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"a year of work")
+    observer = Notes()
+    result = run(replace(settings, contact_sheet=2), observer)
+    assert (result.done, result.contact_sheet, theirs.read_bytes()) == (2, None, b"a year of work")
+    assert any("contact-sheet.png is already" in note for note in observer.notes)
+    run(settings)
+    assert theirs.read_bytes() == b"a year of work"
+
+
+def test_codes_that_are_not_ours_are_left_alone(settings: JobSettings) -> None:
+    settings = replace(settings, save_codes=True)
+    make_inputs(settings.input, 1)
+    theirs = settings.output / "photo-00.w_plus.npy"
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"a year of work")
+    assert [failure.reason for failure in run(settings).failures] == ["output-exists"]
+    assert theirs.read_bytes() == b"a year of work"
+
+
+def test_what_is_done_stays_done_when_the_rest_of_a_photo_fails(
+    settings: JobSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the faces of a photo which cannot be read when it is run again."""
+    (photo,) = make_inputs(settings.input, 1)
+    pixels = np.asarray(Image.open(photo))
+    monkeypatch.setattr(job_module.Reader, "faces_of", lambda reader, file: [pixels, pixels])
+    run(settings)
+    (settings.output / "photo-00-face1.png").unlink()
+
+    def unreadable(reader: Any, file: Any) -> Any:
+        raise InputError("unreadable", "it may not be read")
+
+    with monkeypatch.context() as closed:
+        closed.setattr(job_module.Reader, "faces_of", unreadable)
+        assert run(settings).failed == 1
+    assert [row.state for row in items(settings)] == ["done", "failed"]
+    assert visible(settings.output) == ["photo-00.png"]
+    assert run(settings).done == 2
+
+
+def test_a_face_that_is_not_found_again_leaves_no_picture(
+    settings: JobSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when another version of the detector goes on with a job."""
+    (photo,) = make_inputs(settings.input, 1)
+    pixels = np.asarray(Image.open(photo))
+    for count in (3, 1, 2):
+        monkeypatch.setattr(job_module.Reader, "faces_of", lambda reader, file, n=count: [pixels] * n)
+        assert run(settings).done == count
+        assert len(visible(settings.output)) == count
+        (settings.output / "photo-00.png").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -102,3 +103,11 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path, path: Path) -> None:
     connection.close()
     with pytest.raises(UserError, match="format 99"):
         Manifest.create(other)
+
+
+def test_its_folder_may_have_a_name_that_is_no_text(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9 100%?#")
+    folder.mkdir()
+    Manifest.create(folder / "manifest.sqlite").close()
+    with Manifest.read(folder / "manifest.sqlite") as manifest:
+        assert manifest.items() == []
