@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,6 +19,7 @@ from faceanon_engine.engine.continuous import PlainStepper, Stepper
 from faceanon_engine.engine.step import Networks, Outcome, State, StepSettings, step
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 WARM_UP_STEPS = 3
 """PyTorch asks for a few runs before a capture: libraries choose algorithms and allocate workspaces in them."""
@@ -53,18 +54,23 @@ class GraphStepper:
         if self.refused is not None:
             return self._plain(state, count, last)
         if self._state is not state:
-            self._captured.clear()
+            if self._captured:
+                self._captured.clear()
+                self._pool = None  # an allocator takes no pool again whose last graph is gone
             self._state = state
         size = slots_for(count, len(state))
         if size not in self._captured:
             try:
                 self._captured[size] = self._capture(state.part(0, size))
             except torch.OutOfMemoryError:
-                raise
+                wider = [made for made in self._captured if made > size]
+                if not wider:
+                    raise
+                # The warm-up takes memory beside the graphs that are there: one of those serves, too.
+                self._captured[size] = self._captured[min(wider)]
             except RuntimeError as error:
                 self.refused = " ".join(str(error).split())[:300]
                 logger.warning("a step cannot be captured as a CUDA graph (%s): going on without", self.refused)
-                torch.cuda.synchronize()
                 return self._plain(state, count, last)
         graph, outcome = self._captured[size]
         graph.replay()
@@ -81,12 +87,33 @@ class GraphStepper:
                     step(self._networks, scratch, self._settings)
             torch.cuda.current_stream(device).wait_stream(side)
             del scratch
-            graph = torch.cuda.CUDAGraph()
-            # Threads that decode and encode may call CUDA meanwhile: only this one's calls can spoil the capture.
-            pool: Any = self._pool
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-                outcome = step(self._networks, part, self._settings)
-        return graph, outcome
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            return capture(lambda: step(self._networks, part, self._settings), pool=self._pool)
+
+
+def capture(
+    work: Callable[[], T], *, pool: tuple[int, int] | None = None, stream: torch.cuda.Stream | None = None
+) -> tuple[torch.cuda.CUDAGraph, T]:
+    """Record `work` as a graph on the current device; returns it with what `work` gave, which replays fill again.
+
+    Raises what `work` or the driver raise. PyTorch then leaves the capture's stream current, and up to 2.11 its
+    allocator believes the capture to be under way, so that every later `empty_cache` fails: both are put right.
+    """
+    given: Any = torch.cuda.graph_pool_handle() if pool is None else pool
+    before = torch.cuda.current_stream()
+    graph = torch.cuda.CUDAGraph()
+    try:
+        # Threads that decode and encode may call CUDA meanwhile: only this one's calls can spoil the capture.
+        with torch.cuda.graph(graph, pool=given, stream=stream, capture_error_mode="thread_local"):
+            found = work()
+    except BaseException:
+        torch.cuda.set_stream(before)
+        graph.reset()
+        with suppress(RuntimeError, AttributeError):  # where it was ended after all
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), given)
+        raise
+    return graph, found
 
 
 def slots_for(count: int, capacity: int) -> int:

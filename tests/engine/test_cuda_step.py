@@ -17,7 +17,7 @@ from tiny_bundle import write_tiny_bundle
 
 from faceanon_engine.engine import cuda_step
 from faceanon_engine.engine.continuous import Finished, PlainStepper, Ticket, make_lanes, optimise_continuously
-from faceanon_engine.engine.cuda_step import GraphStepper, fitting, slots_for, stepper_for
+from faceanon_engine.engine.cuda_step import GraphStepper, capture, fitting, slots_for, stepper_for
 from faceanon_engine.engine.optimise import real_targets
 from faceanon_engine.engine.pipeline import Stages
 from faceanon_engine.engine.preset import PRESETS, StoppingRule
@@ -77,11 +77,11 @@ def outcome(size: int) -> Outcome:
 def test_a_graph_is_captured_once_for_a_size_and_again_for_other_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     captured: list[tuple[int, Replayed]] = []
 
-    def capture(_: Any, part: Any) -> tuple[Replayed, Outcome]:
+    def record(_: Any, part: Any) -> tuple[Replayed, Outcome]:
         captured.append((len(part), Replayed()))
         return captured[-1][1], outcome(len(part))
 
-    monkeypatch.setattr(GraphStepper, "_capture", capture)
+    monkeypatch.setattr(GraphStepper, "_capture", record)
     stepper, state = GraphStepper(None, StepSettings(PRESETS["falco"])), Part(8)  # type: ignore[arg-type]
     for count in (8, 8, 7, 5, 4, 3, 1, 8):
         assert len(stepper(state, count, False).cosine) == count  # type: ignore[arg-type]
@@ -100,7 +100,6 @@ def test_what_cannot_be_captured_is_stepped_plainly_from_then_on(monkeypatch: py
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
     monkeypatch.setattr(GraphStepper, "_capture", refuse)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
     monkeypatch.setattr(PlainStepper, "__call__", lambda _, state, count, last: plain.append(count) or outcome(count))
     stepper = GraphStepper(None, StepSettings(PRESETS["falco"]))  # type: ignore[arg-type]
     for _ in range(3):
@@ -120,6 +119,84 @@ def test_memory_that_runs_out_while_capturing_is_told_to_the_job(monkeypatch: py
     assert stepper.refused is None
 
 
+def test_the_last_images_are_stepped_by_a_wider_graph_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    graphs: dict[int, Replayed] = {}
+
+    def record(_: Any, part: Any) -> tuple[Replayed, Outcome]:
+        made.append(len(part))
+        if len(part) < 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        graphs[len(part)] = Replayed()
+        return graphs[len(part)], outcome(len(part))
+
+    monkeypatch.setattr(GraphStepper, "_capture", record)
+    stepper, state = GraphStepper(None, StepSettings(PRESETS["falco"])), Part(8)  # type: ignore[arg-type]
+    for count in (8, 4, 3, 1):
+        assert len(stepper(state, count, False).cosine) == count  # type: ignore[arg-type]
+    assert made == [8, 4, 1], "a size that did not fit is not tried again"
+    assert graphs[8].count == 4
+    assert stepper.refused is None
+
+
+class FakeCuda:
+    """Streams, a graph and the allocator's account of captures, as PyTorch 2.11 has them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, end: str | None) -> None:
+        self.stream, self.under_way = "before", list[Any]()
+        fake = self
+
+        class Capture:
+            def __init__(self, graph: Any, pool: Any, stream: Any, capture_error_mode: str) -> None:
+                self.pool, self.stream = pool, stream or "side"
+                assert capture_error_mode == "thread_local"
+
+            def __enter__(self) -> None:
+                self.outer, fake.stream = fake.stream, self.stream
+                fake.under_way.append(self.pool)
+
+            def __exit__(self, *_: object) -> None:
+                if end is not None:
+                    raise RuntimeError(end)
+                fake.under_way.remove(self.pool)
+                fake.stream = self.outer
+
+        def end_of_allocations(device: int, pool: Any) -> None:
+            if pool not in fake.under_way:
+                raise RuntimeError("not currently recording to mempool_id")
+            fake.under_way.remove(pool)
+
+        class Graph:
+            def reset(self) -> None:
+                pass
+
+        monkeypatch.setattr(torch.cuda, "graph", Capture)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: fake.stream)
+        monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: setattr(fake, "stream", stream))
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end_of_allocations, raising=False)
+
+
+@pytest.mark.parametrize("end", [None, "the capture was invalidated"])
+def test_a_capture_that_fails_leaves_nothing_behind(end: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(monkeypatch, end)
+
+    def work() -> str:
+        assert cuda.stream == "side"
+        raise ValueError("cannot be captured")
+
+    with pytest.raises(ValueError if end is None else RuntimeError):
+        capture(work, pool=(0, 1))
+    assert (cuda.stream, cuda.under_way) == ("before", [])
+
+
+def test_a_capture_gives_what_its_work_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(monkeypatch, None)
+    assert capture(lambda: cuda.stream, pool=(0, 1), stream="own")[1] == "own"  # type: ignore[arg-type]
+    assert (cuda.stream, cuda.under_way) == ("before", [])
+
+
 class StepsWhenReplayed:
     """A graph as far as its users see: it always works on the same tensors, and its results stay where they were."""
 
@@ -137,11 +214,11 @@ class StepsWhenReplayed:
 def test_slots_that_nobody_has_change_nothing_for_the_others(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capacity: int
 ) -> None:
-    def capture(stepper: Any, part: Any) -> Any:
+    def record(stepper: Any, part: Any) -> Any:
         graph = StepsWhenReplayed(stepper, part)
         return graph, graph.outcome
 
-    monkeypatch.setattr(GraphStepper, "_capture", capture)
+    monkeypatch.setattr(GraphStepper, "_capture", record)
     stages = Stages(write_tiny_bundle(tmp_path / "tiny"), PRESETS["falco"], "cpu")
     networks = Networks(stages.generator, stages.identity_encoder, stages.attribute_encoder)
     rule = StoppingRule(tolerance=0.25, improvement=0.01, patience=2)
