@@ -22,6 +22,7 @@ from onnx import ModelProto, TensorProto, external_data_helper, helper
 from torch import nn
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.sessions.failures import first_line
 from faceanon_engine.engine.sessions.graphs import (
     BATCH,
     PRECISIONS,
@@ -99,7 +100,7 @@ def trace(network: nn.Module, graph: str, *, side: int = 0, image_input: ImageIn
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        reason = _first_line(error.__cause__ or error)
+        reason = first_line(error.__cause__ or error)
         raise UserError(
             f"graph {graph} cannot be exported ({reason}): check the versions of torch and onnxscript"
         ) from error
@@ -443,10 +444,6 @@ def _versions(packages: list[str]) -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextlib.contextmanager

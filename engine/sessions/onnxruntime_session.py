@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import re
 from typing import Any
 
@@ -9,8 +12,11 @@ import numpy as np
 
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.machine import usable_cores
+from faceanon_engine.engine.sessions.failures import OutOfMemory, first_line, is_out_of_memory, says_out_of_memory
 from faceanon_engine.engine.sessions.graphs import Artifact
 from faceanon_engine.engine.sessions.session import About, Session, as_array, is_tensor, like
+
+logger = logging.getLogger(__name__)
 
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -47,6 +53,8 @@ class OnnxRuntimeSession(Session):
                 f"onnxruntime {onnxruntime.__version__} here is built without {self._provider}: install "
                 "onnxruntime-gpu in place of onnxruntime, or use --device cpu"
             )
+        if self._provider == CUDA_PROVIDER:
+            _load_cuda_libraries(onnxruntime)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = self._threads
@@ -65,7 +73,8 @@ class OnnxRuntimeSession(Session):
             # ONNX Runtime goes on silently with another provider when one cannot be loaded.
             raise UserError(
                 f"onnxruntime {onnxruntime.__version__} gave {running} where {self._provider} was asked for: its CUDA "
-                "libraries or the driver do not fit, see 'faceanon-engine doctor'; or use --device cpu"
+                "libraries or the driver do not fit, see 'faceanon-engine doctor'; or use --device cpu, or another "
+                "--backend"
             )
         return onnxruntime, session
 
@@ -89,16 +98,17 @@ class OnnxRuntimeSession(Session):
 
     def _run(self, batch: Any) -> Any:
         try:
-            if is_tensor(batch) and batch.is_cuda and self._provider == CUDA_PROVIDER:
+            if (
+                is_tensor(batch)
+                and batch.is_cuda
+                and (self._provider, self._index) == (CUDA_PROVIDER, batch.get_device())
+            ):
                 return self._run_by_address(batch)
             feed = {self._names[0]: as_array(batch)}
             return like(self._session.run([self._names[1]], feed)[0], batch)
         except Exception as error:
-            if says_out_of_memory(str(error)):
-                raise UserError(
-                    f"out of memory running {self._artifact.graph} on {len(batch)} images on {self._device}: "
-                    "give a smaller --batch-size or a 16-bit --precision"
-                ) from None
+            if is_out_of_memory(error):
+                raise OutOfMemory(self._artifact.graph, len(batch), self._device) from None
             raise
 
     def _run_by_address(self, batch: Any) -> Any:
@@ -135,13 +145,12 @@ class OnnxRuntimeSession(Session):
         self._session = None
 
 
-def says_out_of_memory(text: str) -> bool:
-    """Whether a message of ONNX Runtime, TensorRT or CUDA means that memory ran out."""
-    text = text.lower()
-    known = ("out of memory", "out_of_memory", "outofmemory", "bad_alloc", "failed to allocate", "cudamalloc")
-    return any(word in text for word in known)
+def _load_cuda_libraries(onnxruntime: Any) -> None:
+    """Load CUDA's libraries from NVIDIA's packages, where a loader does not look and no Torch has loaded them yet.
 
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, its type where there is none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    What cannot be loaded is told by a provider that does not come up; ONNX Runtime prints it besides, where JSON goes.
+    """
+    if hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            onnxruntime.preload_dlls()
+        logger.info("loading CUDA's libraries: %s", said.getvalue() or "done")

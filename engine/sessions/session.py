@@ -79,7 +79,7 @@ class Session(ABC):
         """The output for a batch of any size: an array for an array, a tensor on the same device for a tensor.
 
         float32, or uint8 where the graph takes it; other float types are converted. Raises ValueError for another shape
-        or type, UserError when memory runs out.
+        or type, OutOfMemory when the batch does not fit.
         """
         self._check(batch)
         count = len(batch)

@@ -21,8 +21,8 @@ import numpy as np
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.sessions.cuda_driver import DriverError, gpus
 from faceanon_engine.engine.sessions.cuda_memory import Captured, DeviceMemory, TorchMemory, open_memory
+from faceanon_engine.engine.sessions.failures import OutOfMemory, first_line, is_out_of_memory, says_out_of_memory
 from faceanon_engine.engine.sessions.graphs import TensorSpec, write_whole
-from faceanon_engine.engine.sessions.onnxruntime_session import first_line, says_out_of_memory
 from faceanon_engine.engine.sessions.session import About, Profile, Session, as_array, is_tensor, like
 
 logger = logging.getLogger(__name__)
@@ -234,11 +234,11 @@ class TensorRTSession(Session):
             with self._memory.active():
                 found = self._run_array(as_array(batch), shape)
             return like(found, batch)
-        except UserError:
+        except (UserError, OutOfMemory):
             raise
         except Exception as error:
-            if says_out_of_memory(f"{type(error).__name__} {error}"):
-                raise self._out_of_memory(len(batch)) from None
+            if is_out_of_memory(error):
+                raise OutOfMemory(self._graph, len(batch), self._device) from None
             raise
 
     def _addressable(self, batch: Any) -> bool:
@@ -246,7 +246,7 @@ class TensorRTSession(Session):
         return (
             is_tensor(batch)
             and batch.is_cuda
-            and batch.device.index == self._index
+            and batch.get_device() == self._index
             and isinstance(self._memory, TorchMemory)
         )
 
@@ -314,10 +314,10 @@ class TensorRTSession(Session):
         if not self._context.execute_async_v3(self._memory.stream):
             raise self._failed(count)
 
-    def _failed(self, count: int) -> UserError:
+    def _failed(self, count: int) -> Exception:
         reason = self._reason()
         if says_out_of_memory(reason):
-            return self._out_of_memory(count)
+            return OutOfMemory(self._graph, count, self._device)
         return UserError(
             f"{self._backend} failed running {self._graph} on {count} images ({reason}): build the engine again with "
             "--force"
@@ -331,7 +331,7 @@ class TensorRTSession(Session):
                 self._enqueue(count)
             finally:
                 recording.finish()
-        except (UserError, DriverError) as error:
+        except (UserError, OutOfMemory, DriverError) as error:
             logger.info("%s: no CUDA graph for batches of %d: %s", self._graph, count, error)
             self._cuda_graphs = self._fixed_addresses = False
             self._graph_note = "CUDA graphs refused"
@@ -362,10 +362,6 @@ class TensorRTSession(Session):
         if self._recording is not None:
             self._recording[1].close()
             self._recording = None
-
-    def _out_of_memory(self, count: int) -> UserError:
-        smaller = "give a smaller --batch-size or a 16-bit --precision" if count > 1 else "use a 16-bit --precision"
-        return UserError(f"out of memory running {self._graph} on {count} images on {self._device}: {smaller}")
 
     # -- what it is, and its end -------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.precision import computing
+from faceanon_engine.engine.sessions.failures import OutOfMemory, is_out_of_memory
 from faceanon_engine.engine.sessions.graphs import TensorSpec
 from faceanon_engine.engine.sessions.session import About, Session, as_array, is_tensor
 
@@ -44,7 +44,8 @@ class TorchSession(Session):
 
     def _run(self, batch: Any) -> Any:
         dtype = self._autocast
-        tensor = batch if is_tensor(batch) else torch.from_numpy(batch)
+        # Torch has no arrays that must not be written to, and warns of them.
+        tensor = batch if is_tensor(batch) else torch.from_numpy(batch if batch.flags.writeable else batch.copy())
         x = tensor.to(self._device)
         if x.dtype == torch.uint8:
             from faceanon_engine.engine.features import from_uint8
@@ -57,8 +58,11 @@ class TorchSession(Session):
                 torch.autocast(self._device.type, dtype, enabled=dtype is not None),
             ):
                 found = CALLS[self._graph](self._network, x).float()
-        except torch.OutOfMemoryError:
-            raise out_of_memory(self._graph, len(batch), str(self._device)) from None
+        except (RuntimeError, MemoryError) as error:
+            # Torch's own type for it is that of GPUs alone.
+            if is_out_of_memory(error):
+                raise OutOfMemory(self._graph, len(batch), str(self._device)) from None
+            raise
         return found.to(batch.device) if is_tensor(batch) else as_array(found)
 
     def describe(self) -> About:
@@ -83,9 +87,3 @@ def _narrowed(generator: Any, dtype: torch.dtype) -> Any:
         if getattr(module, "folded", None) is not None:
             module.folded = module.folded.to(dtype)
     return narrow
-
-
-def out_of_memory(graph: str, count: int, device: str) -> UserError:
-    """The line for a batch that does not fit."""
-    smaller = "give a smaller --batch-size or a 16-bit --precision" if count > 1 else "use a 16-bit --precision or cpu"
-    return UserError(f"out of memory running {graph} on {count} images on {device}: {smaller}")

@@ -132,10 +132,16 @@ def test_torchs_memory_works_in_threads_that_did_nothing_on_the_device_yet(
 
 def test_a_thread_has_the_context_that_it_had_before(driver: Driver) -> None:
     driver.stack.append(5)
-    with pytest.raises(KeyError), working_on(2):
-        assert driver.stack == [5, 1002]
-        raise KeyError
-    assert driver.stack == [5]
+    seen = []
+
+    def work() -> None:
+        with working_on(2):
+            seen.extend(driver.stack)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        work()
+    assert (seen, driver.stack) == ([5, 1002], [5])
 
 
 def test_what_cannot_be_recorded_leaves_nothing_behind(driver: Driver) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -16,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
 from small_graph import WEIGHT, write, write_linear
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.sessions.onnxruntime_session import OnnxRuntimeSession, says_out_of_memory
+from faceanon_engine.engine.sessions.failures import OutOfMemory, says_out_of_memory
+from faceanon_engine.engine.sessions.onnxruntime_session import OnnxRuntimeSession
 
 
 def test_arrays_and_tensors_come_back_as_they_came(tmp_path: Path) -> None:
@@ -75,6 +78,7 @@ def test_a_damaged_graph_is_named(tmp_path: Path) -> None:
         ("[OutOfMemory] Requested size was 4 GB", True),
         ("std::bad_alloc", True),
         ("BFCArena: Failed to allocate memory for requested buffer", True),
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes", True),
         ("shape mismatch", False),
     ],
 )
@@ -90,5 +94,75 @@ def test_running_out_of_memory_suggests_a_way_out(tmp_path: Path, monkeypatch: p
             raise RuntimeError("Failed to allocate memory for requested buffer of size 1")
 
     monkeypatch.setattr(session, "_session", Full())
-    with pytest.raises(UserError, match=r"mapping on 3 images on cpu: give a smaller --batch-size or a 16-bit"):
+    with pytest.raises(OutOfMemory, match=r"mapping on 3 images on cpu: give a smaller --batch-size or use a 16-bit"):
         session.run(np.zeros((3, 4), np.float32))
+
+
+class OnGpu:
+    """A session of the CUDA provider that works in host memory, where the tensors of this test are."""
+
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+        self.bound: dict[str, tuple[object, ...]] = {}
+
+    def io_binding(self) -> OnGpu:
+        return self
+
+    def bind_input(self, name: str, *what: object) -> None:
+        self.bound[name] = what
+
+    bind_output = bind_input
+
+    def run_with_iobinding(self, _binding: object) -> None:
+        self.events.append("run")
+        (z, shape), (w, gives) = ((self.bound[name][4], self.bound[name][3]) for name in ("z", "w"))
+        x = np.ctypeslib.as_array((ctypes.c_float * int(np.prod(shape))).from_address(z)).reshape(shape)
+        y = np.ctypeslib.as_array((ctypes.c_float * int(np.prod(gives))).from_address(w)).reshape(gives)
+        y[:] = x @ WEIGHT
+
+    def synchronize_outputs(self) -> None:
+        self.events.append("outputs are there")
+
+
+def test_tensors_on_the_gpu_go_in_and_out_by_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, events = OnnxRuntimeSession(write_linear(tmp_path)), []
+    fake = OnGpu(events)
+    for name, value in (("_session", fake), ("_provider", "CUDAExecutionProvider")):
+        monkeypatch.setattr(session, name, value)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda _: True), raising=False)
+    monkeypatch.setattr(torch.Tensor, "get_device", lambda _: 0)
+    stream = SimpleNamespace(synchronize=lambda: events.append("the input is there"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: stream)
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32))
+    np.testing.assert_allclose(session.run(x).numpy(), x.numpy() @ WEIGHT, rtol=1e-6)
+    # Its stream is another one than Torch's: both are waited for.
+    assert events == ["the input is there", "run", "outputs are there"]
+    assert fake.bound["z"][:4] == ("cuda", 0, np.dtype("float32"), (5, 4))
+    assert fake.bound["w"][:4] == ("cuda", 0, np.dtype("float32"), (5, 3))
+    # Addresses of another GPU mean nothing to this one.
+    monkeypatch.setattr(torch.Tensor, "get_device", lambda _: 1)
+    monkeypatch.setattr(fake, "run", lambda _names, feed: [feed["z"] @ WEIGHT], raising=False)
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: tensor)
+    np.testing.assert_allclose(session.run(x).numpy(), x.numpy() @ WEIGHT, rtol=1e-6)
+    assert len(events) == 3
+
+
+def test_cudas_libraries_are_loaded_and_nothing_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = []
+
+    def preload_dlls() -> None:
+        print("Failed to load libcudnn.so.9")
+        loaded.append(True)
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload_dlls)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda path, options, providers: real(path, options, ["CPUExecutionProvider"])
+    )
+    with pytest.raises(UserError, match="its CUDA libraries or the driver do not fit"):
+        OnnxRuntimeSession(write_linear(tmp_path), device="cuda:0")
+    assert loaded == [True]
+    assert capsys.readouterr().out == ""

@@ -18,6 +18,7 @@ from fake_tensorrt import HostMemory, Module
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.sessions.cuda_driver import gpus
 from faceanon_engine.engine.sessions.cuda_memory import TorchMemory
+from faceanon_engine.engine.sessions.failures import OutOfMemory
 from faceanon_engine.engine.sessions.graphs import TensorSpec
 from faceanon_engine.engine.sessions.session import Profile
 from faceanon_engine.engine.sessions.tensorrt_session import TensorRTSession, load_module
@@ -171,7 +172,7 @@ def test_an_engine_of_another_version_is_refused_with_what_to_do(tmp_path: Path)
 def test_failures_are_told_with_a_way_out(tmp_path: Path, setting: str, value: Any, message: str) -> None:
     trt = Module(HostMemory())
     setattr(trt, setting, value)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises((UserError, OutOfMemory), match=message):
         open_(tmp_path, Profile(), trt=trt)[0].run(values(3))
 
 
@@ -248,15 +249,11 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         kept.append(tensor)
 
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda _: True), raising=False)
-    monkeypatch.setattr(torch.Tensor, "device", property(lambda _: Place()), raising=False)
+    monkeypatch.setattr(torch.Tensor, "get_device", lambda _: 0)
     monkeypatch.setattr(torch, "empty", functools.partial(_empty, torch.empty))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: Stream("theirs", found))
     monkeypatch.setattr(torch.Tensor, "record_stream", record_stream, raising=False)
     return found
-
-
-class Place:
-    type, index = "cuda", 0
 
 
 def _empty(real: Any, shape: Any, *, dtype: torch.dtype, device: Any) -> torch.Tensor:
