@@ -9,9 +9,12 @@ bundle, the truncation, the seed and i alone, so pools of different sizes share 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +28,8 @@ from faceanon_engine.engine.preset import PixelRecipe
 if TYPE_CHECKING:
     from faceanon_engine.engine.networks.stylegan2 import Generator
     from faceanon_engine.engine.networks.vit import AttributeEncoder
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 DEFAULT_TRUNCATION = 0.7
@@ -46,8 +51,8 @@ class PoolSpec:
             raise UserError(f"a pool of {self.size} faces cannot be made: give a size of at least 1")
         if not 0 < self.truncation_psi <= 1:
             raise UserError(f"truncation {self.truncation_psi} is outside (0, 1]: 0.7 is usual")
-        if self.seed < 0:
-            raise UserError(f"seed {self.seed} is negative: give 0 or more")
+        if not 0 <= self.seed < 2**64:
+            raise UserError(f"seed {self.seed} is outside 0 to 2^64 - 1: give a smaller number")
 
     @property
     def digest(self) -> str:
@@ -57,7 +62,8 @@ class PoolSpec:
     @property
     def directory_name(self) -> str:
         """Where the pool lies below the pools' root."""
-        return f"{self.bundle[:16]}/psi{self.truncation_psi:g}-seed{self.seed}-n{self.size}"
+        # Every digit of psi, so that no two pools lie in one place.
+        return f"{self.bundle[:16]}/psi{float(self.truncation_psi)!r}-seed{self.seed}-n{self.size}"
 
 
 def pools_root() -> Path:
@@ -159,32 +165,46 @@ class Pool:
 
 
 class _Resumable:
-    """An array file that is filled from the front and takes its final name when full."""
+    """An array file that is filled from the front and takes its final name when full.
+
+    It is written as any file is, not through a memory map: on a full disk a map ends the process, a write raises.
+    """
 
     def __init__(self, path: Path, rows: int, columns: int) -> None:
         self._path = path
         self._partial = path.with_name(path.name + ".partial")
         self._counter = path.with_name(path.name + ".progress")
-        self.done = 0
-        if self._partial.exists() and self._counter.exists():
-            try:
-                self.array = np.load(self._partial, mmap_mode="r+")
-                if self.array.shape == (rows, columns) and self.array.dtype == np.float32:
-                    self.done = min(rows, int(self._counter.read_text()))
-                    return
-            except (OSError, ValueError):
-                pass  # a damaged beginning is of no use: start again
-        self.array = np.lib.format.open_memmap(self._partial, mode="w+", dtype=np.float32, shape=(rows, columns))
+        header = io.BytesIO()
+        about = {"descr": "<f4", "fortran_order": False, "shape": (rows, columns)}
+        np.lib.format.write_array_header_1_0(header, about)
+        self._first_byte, self._row_bytes = len(header.getvalue()), 4 * columns
+        self.done = self._rows_so_far(header.getvalue(), rows)
+        self._stream = open(self._partial, "r+b" if self.done else "w+b")  # noqa: SIM115
+        if not self.done:
+            self._stream.write(header.getvalue())
+
+    def _rows_so_far(self, header: bytes, rows: int) -> int:
+        """Rows that an interrupted creation left; none where what it left is damaged or of another shape."""
+        try:
+            done = min(rows, int(self._counter.read_text()))
+            with open(self._partial, "rb") as stream:
+                whole = stream.seek(0, os.SEEK_END) >= self._first_byte + done * self._row_bytes
+                stream.seek(0)
+                return done if whole and stream.read(len(header)) == header else 0
+        except (OSError, ValueError):
+            return 0
 
     def put(self, first: int, values: npt.NDArray[np.float32]) -> None:
-        self.array[first : first + len(values)] = values
-        self.array.flush()
+        self._stream.seek(self._first_byte + first * self._row_bytes)
+        self._stream.write(np.ascontiguousarray(values, "<f4").tobytes())
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
         temporary = self._counter.with_name(self._counter.name + ".tmp")
         temporary.write_text(str(first + len(values)))
         os.replace(temporary, self._counter)
 
     def finish(self) -> None:
-        self.array.flush()
+        self._stream.close()
         os.replace(self._partial, self._path)
         self._counter.unlink(missing_ok=True)
 
@@ -209,14 +229,13 @@ def create_pool(
     UserError when the folder cannot be written.
     """
     import torch
-    from filelock import FileLock
 
     from faceanon_engine.engine.features import attribute_features
 
     path = (root or pools_root()) / spec.directory_name
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with FileLock(str(path) + ".lock"):
+        with _alone(path):
             if not (path / "pool.json").exists():
                 codes = _Resumable(path / "w.npy", spec.size, generator.config.w_dim)
                 with torch.no_grad():
@@ -258,6 +277,23 @@ def create_pool(
     return pool
 
 
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other processes from making the same pool; says so when this one has to wait."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(str(path) + ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.warning("another process is making the pool %s: waiting for it", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def synthesise(generator: Generator, w: npt.NDArray[np.floating[Any]]) -> Any:
     """Images [N, 3, R, R] of single codes [N, w_dim], each repeated to all rows; no gradients."""
     import torch
@@ -295,12 +331,16 @@ def choose_spec(
     inputs: int,
     root: Path | None = None,
 ) -> PoolSpec:
-    """The pool a job uses: the size asked for, else the largest there is for these settings, else an automatic one."""
+    """The pool a job uses: the size asked for, else the largest there is for these settings, else an automatic one.
+
+    One whose making was stopped before it had any features is passed over: it may have been too large to wait for.
+    """
     if size is None:
         existing = [
             pool.size
             for pool in list_pools(root)
             if (pool.spec.bundle, pool.spec.truncation_psi, pool.spec.seed) == (bundle, truncation_psi, seed)
+            and any(pool.path.glob("embedding-*.npy"))
         ]
         size = max(existing, default=automatic_size(inputs))
     return PoolSpec(bundle, size, truncation_psi, seed)
