@@ -13,7 +13,7 @@ TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
 def _taps(x: Tensor, gain: float) -> Tensor:
-    if x.is_cuda:
+    if x.device.type != "cpu":
         # Made on the device: a copy from the host could not be captured in a graph.
         place = torch.arange(len(TAPS), dtype=x.dtype, device=x.device)
         taps = 1 + place * (3 - place)

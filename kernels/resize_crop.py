@@ -66,7 +66,9 @@ def resize_crop_reference(image: Tensor, view: View) -> Tensor:
     image = image[:, :, first_row + top : first_row + bottom, first_column + left : first_column + right]
     if image.shape[2:] != (view.size, view.size):
         image = F.adaptive_avg_pool2d(image, view.size)
-    return image * image.new_tensor(view.scale)[:, None, None] + image.new_tensor(view.shift)[:, None, None]
+    # Made on the image's device: a copy from the host could not be captured in a graph.
+    scale, shift = (torch.cat([image.new_full((1, 1, 1), x) for x in each]) for each in (view.scale, view.shift))
+    return image * scale + shift
 
 
 def axis_weights(side: int, other: int, view: View, axis: int) -> Tensor:
@@ -115,17 +117,15 @@ class _Tables(NamedTuple):
     span: int
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache  # for good: graphs that were captured read these addresses
 def _tables(height: int, width: int, view: View, device: torch.device) -> _Tables:
     weights = axis_weights(height, width, view, 0), axis_weights(width, height, view, 1)
-    rows, columns, rows_back, columns_back = (
-        Axis(*(x.to(device) for x in band(matrix))) for matrix in (*weights, *(w.t() for w in weights))
-    )
-    starts, reach = columns.start.tolist(), len(columns.taps)
+    bands = [band(matrix) for matrix in (*weights, *(w.t() for w in weights))]
+    starts, reach = bands[1].start.tolist(), len(bands[1].taps)
     ends = [starts[min(first + _TILE[0], view.size) - 1] for first in range(0, view.size, _TILE[0])]
     span = max(end + reach - first for first, end in zip(starts[:: _TILE[0]], ends, strict=True))
     scale, shift = (torch.tensor(x, dtype=torch.float32, device=device) for x in (view.scale, view.shift))
-    return _Tables(rows, columns, rows_back, columns_back, scale, shift, span)
+    return _Tables(*(Axis(*(x.to(device) for x in each)) for each in bands), scale, shift, span)
 
 
 def resize_crop(
