@@ -158,7 +158,7 @@ def list_(as_json: bool) -> None:
             row["problem"] = str(error)
         else:
             row["digest"] = bundle.digest
-            row["resolution"] = bundle.networks["generator"]["config"]["resolution"]
+            row["resolution"] = bundle.resolution
             row["bytes"] = sum(bundle.networks[role]["bytes"] for role in _ROLES)
             row["networks"] = {role: bundle.networks[role]["source"] for role in _ROLES}
         rows.append(row)

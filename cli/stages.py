@@ -51,11 +51,6 @@ class Opened:
     stages: ForwardStages
     flags: dict[str, Any]
 
-    @property
-    def resolution(self) -> int:
-        """Side of the faces in pixels."""
-        return int(self.bundle.networks["generator"]["config"]["resolution"])
-
     def about(self) -> dict[str, str]:
         """What really runs, for people."""
         return {
@@ -245,7 +240,7 @@ def _table(
     files = list(find_inputs(input))[: flags["limit"]]
     if not files:
         raise UserError(f"no images in {input}")
-    reader = Reader(flags["align"], opened.resolution)
+    reader = Reader(flags["align"], opened.bundle.resolution)
     size = flags["batch_size"] or choose_batch_size(opened.runs)
     observer.started(opened.about(), len(files), 0)
     inputs: list[str] = []

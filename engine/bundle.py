@@ -120,6 +120,7 @@ class Bundle:
                 size = file.stat().st_size if check_files else entry["bytes"]
                 if size != entry["bytes"]:
                     raise UserError(f"{file} has {size} bytes, bundle.json says {entry['bytes']}: import it again")
+            _ = bundle.resolution
         except FileNotFoundError as error:
             raise UserError(f"bundle {path}: {Path(error.filename).name} is missing: import it again") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -142,6 +143,11 @@ class Bundle:
             return Path(name)
         known = ", ".join([*found, DEMO])
         raise UserError(f"no bundle {name!r}: known are {known}; a directory with a bundle.json will do as well")
+
+    @property
+    def resolution(self) -> int:
+        """Side of the generator's images in pixels, to which faces are brought."""
+        return int(self.networks["generator"]["config"]["resolution"])
 
     def file(self, role: str) -> Path:
         """The role's safetensors file; raises UserError for a name that leads out of the bundle."""
@@ -211,7 +217,16 @@ class Bundle:
                     state[key] = torch.zeros_like(value, device="cpu")
             network.load_state_dict(state, assign=True)
             network = _without_meta(network, role, self.networks[role]["config"], state)
-        except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        except (
+            SafetensorError,
+            OSError,
+            RuntimeError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            LookupError,
+            ArithmeticError,
+        ) as error:
             line = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{file} does not hold the {role} that bundle.json describes ({line}): check it with 'models verify'"

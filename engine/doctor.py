@@ -235,7 +235,7 @@ def _bundles() -> list[dict[str, Any]]:
     for name, path in [*installed().items(), (DEMO, demo_path())]:
         try:
             bundle = Bundle.open(path)
-            found.append({"name": name, "works": True, "pixels": bundle.networks["generator"]["config"]["resolution"]})
+            found.append({"name": name, "works": True, "pixels": bundle.resolution})
         except UserError as error:
             found.append({"name": name, "works": False, "reason": str(error)})
     return found

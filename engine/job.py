@@ -257,6 +257,7 @@ def plan(settings: JobSettings, *, make_worker: WorkerFactory | None = None) -> 
     worker = (make_worker or FalcoWorker)(settings, recorded, len(files))
     _refuse_changes(settings.output, recorded, _identity(settings, worker))
     _refuse_unwritable(settings.output)
+    worker.check()
     known: dict[str, list[ItemRow]] = {}
     inputs: dict[str, InputRow] = {}
     if (settings.output / MANIFEST_NAME).exists():

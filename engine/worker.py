@@ -37,6 +37,9 @@ class Worker(Protocol):
     def identity(self) -> dict[str, Any]:
         """What decides the results besides the settings: the bundle's digest, the pool's size. JSON values."""
 
+    def check(self) -> None:
+        """Raise UserError when what `load` would open is damaged; slower than constructing, quicker than loading."""
+
     def load(self, progress: Progress) -> None:
         """Open the networks and the pool, which is made where it is missing; progress(done, total) counts faces."""
 
@@ -95,7 +98,12 @@ class FalcoWorker:
     @property
     def resolution(self) -> int:
         """Side of the generator's images in pixels."""
-        return int(self._bundle.networks["generator"]["config"]["resolution"])
+        return self._bundle.resolution
+
+    def check(self) -> None:
+        problems = self._bundle.verify()
+        if problems:
+            raise UserError(f"bundle {self._bundle.name} is damaged: {problems[0]}: import it again")
 
     def about(self) -> dict[str, str]:
         import torch

@@ -72,6 +72,27 @@ def test_a_damaged_description_is_one_line(bundle: Bundle, text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("config", [None, [], {}, {"resolution": "x"}, {"resolution": None}])
+def test_a_generator_without_a_shape_is_one_line(bundle: Bundle, config: object) -> None:
+    content = json.loads((bundle.path / "bundle.json").read_text())
+    content["networks"]["generator"]["config"] = config
+    (bundle.path / "bundle.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="cannot be read"):
+        Bundle.open(bundle.path)
+
+
+@pytest.mark.parametrize(
+    ("role", "change"),
+    [("generator", {"w_dim": 0}), ("inverter", {"widths": []}), ("identity_encoder", {"reduction": 0})],
+)
+def test_a_shape_that_no_network_has_is_one_line(bundle: Bundle, role: str, change: dict[str, object]) -> None:
+    content = json.loads((bundle.path / "bundle.json").read_text())
+    content["networks"][role]["config"] |= change
+    (bundle.path / "bundle.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="does not hold the"):
+        Bundle.open(bundle.path).load(role)
+
+
 def test_a_file_name_that_leads_out_is_refused(bundle: Bundle) -> None:
     bundle.networks["generator"]["file"] = "../generator.safetensors"
     with pytest.raises(UserError, match="leads out"):

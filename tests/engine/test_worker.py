@@ -19,8 +19,9 @@ from tiny_bundle import write_tiny_bundle
 
 import faceanon_engine
 from faceanon_engine.engine import pipeline
-from faceanon_engine.engine.config import JobSettings
-from faceanon_engine.engine.job import Observer
+from faceanon_engine.engine.config import JobSettings, job_settings
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.job import Observer, plan
 from faceanon_engine.engine.worker import FalcoWorker
 
 
@@ -137,3 +138,15 @@ def test_a_gpu_without_a_number_is_the_current_one(
     with pytest.raises(InterruptedError):
         worker.load(lambda done, total: None)
     assert made == chosen
+
+
+def test_a_dry_run_finds_networks_that_are_damaged(tmp_path: Path, bundle: str) -> None:
+    make_inputs(tmp_path / "in", 1)
+    settings = job_settings(tmp_path / "in", tmp_path / "out", {"bundle": bundle, "align": "never", "device": "cpu"})
+    assert plan(settings).exit_code == 0
+    file = Path(bundle) / "inverter.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"inverter\.safetensors"):
+        plan(settings)

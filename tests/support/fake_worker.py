@@ -37,6 +37,9 @@ class FakeWorker:
     def identity(self) -> dict[str, Any]:
         return {"bundle": os.environ.get("FAKE_BUNDLE", "b" * 64), "pool_size": self.pool_size}
 
+    def check(self) -> None:
+        pass
+
     def load(self, progress: Callable[[int, int], None]) -> None:
         type(self).loads += 1
         progress(self.pool_size, self.pool_size)
