@@ -204,7 +204,7 @@ class EngineCache:
                 options=key.options,
                 profile=key.profile if any_profile else found.profile,
             )
-            if same == key and _runs_on(found, architecture) and _runs_with(found, key.backend_version):
+            if same == key and runs_on(found, architecture) and _runs_with(found, key.backend_version):
                 candidates.append(found)
         candidates.sort(
             key=lambda found: (
@@ -321,7 +321,7 @@ def _key_of(values: dict[str, Any]) -> EngineKey:
     )
 
 
-def _runs_on(key: EngineKey, architecture: str) -> bool:
+def runs_on(key: EngineKey, architecture: str) -> bool:
     """Whether an engine of that key runs on a GPU of that architecture."""
     if architecture in key.architecture.split("+"):
         return True

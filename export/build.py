@@ -13,11 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from faceanon_engine.engine.bundle import ROLES, Bundle
-from faceanon_engine.engine.engine_cache import EngineCache, EngineOptions
+from faceanon_engine.engine.engine_cache import EngineCache, EngineOptions, Entry, runs_on
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.sessions.cuda_driver import Gpu, gpus
+from faceanon_engine.engine.sessions.failures import OutOfMemory, first_line
 from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, ImageInput, Precision, get_graph, write_whole
-from faceanon_engine.engine.sessions.opening import Wanted, check_names, open_session, why_not, why_not_prepared
+from faceanon_engine.engine.sessions.opening import (
+    Wanted,
+    check_names,
+    open_artifact,
+    open_engine,
+    open_session,
+    why_not,
+    why_not_prepared,
+)
 from faceanon_engine.engine.sessions.session import Profile, Session
 from faceanon_engine.engine.sessions.tensorrt_session import load_module
 from faceanon_engine.export.prepare import prepare_engine
@@ -174,12 +183,20 @@ def run(
         started = time.monotonic()
         try:
             built = _build(bundle, request, item, cache, exporter, watcher)
-        except UserError as error:
+        except Exception as error:
+            logger.debug("%s cannot be built", item.title, exc_info=True)
             seconds = time.monotonic() - started
-            built = Built(**_names(item), path=None, bytes=None, seconds=seconds, reused=False, error=str(error))
+            built = Built(**_names(item), path=None, bytes=None, seconds=seconds, reused=False, error=_told(error))
         found.append(built)
         watcher.end(item, built)
     return found
+
+
+def _told(error: Exception) -> str:
+    """What a row says of an error; one that nobody foresaw has its type before it."""
+    if isinstance(error, (UserError, OutOfMemory)):
+        return str(error)
+    return f"unexpected {type(error).__name__}: {first_line(error)}; '--log-level debug' shows where"
 
 
 def _names(item: Item) -> dict[str, Any]:
@@ -246,6 +263,7 @@ def _build(
         "measured_on": "the graph on the CPU" if reached else None,
     }
     wanted = Wanted(item.graph, item.backend, item.precision, "cpu", request.profile, request.image_input)  # type: ignore[arg-type]
+    entry = None
     if item.backend == "onnxruntime":
         made: dict[str, Any] = {
             "path": str(artifact.path),
@@ -276,42 +294,37 @@ def _build(
             "seconds": float(entry.details["seconds"]) if built_now else 0.0,
             "reused": not built_now,
         }
-    ran = _try(bundle, item, request, cache, artifact)
+    ran = _try(bundle, item, request, artifact, entry)
     return Built(**_names(item), **made, **{**errors, **ran})
 
 
-def _try(bundle: Bundle, item: Item, request: Request, cache: EngineCache, artifact: Artifact) -> dict[str, Any]:
+def _try(bundle: Bundle, item: Item, request: Request, artifact: Artifact, entry: Entry | None) -> dict[str, Any]:
     """Run what was built, where this machine can: throughput, and for engines the errors they have themselves."""
     here = gpus()[0] if gpus() else None
     device = "cpu" if here is None else "cuda:0"
-    if item.backend == "onnxruntime" and why_not("onnxruntime", device) is not None:
-        device = "cpu"
-    if item.backend != "onnxruntime":
+    if entry is not None:
         reason = "there is no GPU here" if here is None else why_not(item.backend, device)
-        if reason is None and here is not None and item.architecture not in (here.architecture, "portable"):
+        if reason is None and here is not None and not runs_on(entry.key, here.architecture):
             reason = f"it is for {item.architecture}, here is {here.architecture}"
         if reason is not None:
             return {"not_run": reason}
+    elif why_not("onnxruntime", device) is not None:
+        device = "cpu"
     try:
-        with open_session(
-            bundle,
-            item.graph,
-            backend=item.backend,
-            precision=item.precision,
-            device=device,
-            profile=None if item.backend == "onnxruntime" else request.profile,
-            image_input=request.image_input,
-            cache=cache,
+        with (
+            open_engine(entry.path, artifact, device=device) if entry else open_artifact(artifact, device=device)
         ) as session:
             inputs = _inputs(session, request.profile.opt)
             found: dict[str, Any] = {
                 "throughput": _throughput(session, inputs),
                 "throughput_batch": len(inputs),
             }
-            if item.backend != "onnxruntime" or device != "cpu":
+            if device != "cpu":
                 found |= _errors(bundle, item, session, inputs[:4], request.image_input)
-    except UserError as error:
-        return {"not_run": str(error)}
+    except Exception as error:
+        # What was built is there and is said to be, whatever its trial stumbles over.
+        logger.debug("%s cannot be run", item.title, exc_info=True)
+        return {"not_run": _told(error)}
     return found
 
 

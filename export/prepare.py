@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 from faceanon_engine.engine.bundle import Bundle
 from faceanon_engine.engine.engine_cache import EngineCache, EngineOptions, Entry
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.sessions.cuda_driver import gpus
+from faceanon_engine.engine.sessions.cuda_driver import gpus, working_on
 from faceanon_engine.engine.sessions.graphs import Artifact
 from faceanon_engine.engine.sessions.opening import Prepare, Wanted, engine_key, why_not_prepared
 from faceanon_engine.engine.sessions.tensorrt_session import load_module
@@ -85,11 +86,18 @@ def prepare_engine(
     progress: Progress | None = None,
     trt: Any = None,
 ) -> Entry:
-    """The engine of an exported graph for an architecture, built where it is missing or `force` is given."""
+    """The engine of an exported graph for an architecture, built where it is missing or `force` is given.
+
+    It is built on the GPU that is wanted, or on the first one where none is named.
+    """
     trt = trt or load_module(wanted.backend)
     version = str(trt.__version__)
     key = replace(engine_key(artifact, wanted, version, architecture), options=options or EngineOptions())
     timings = cache.timing_cache(wanted.backend, version, architecture)
-    return cache.ensure(
-        key, lambda: build_engine(artifact, key, trt, progress=progress, timing_cache=timings), force=force
-    )
+
+    def build() -> tuple[Any, dict[str, Any]]:
+        kind, _, number = wanted.device.partition(":")
+        with working_on(int(number or 0)) if kind == "cuda" else nullcontext():
+            return build_engine(artifact, key, trt, progress=progress, timing_cache=timings)
+
+    return cache.ensure(key, build, force=force)

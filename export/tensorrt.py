@@ -19,7 +19,7 @@ from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.sessions.cuda_driver import Gpu
 from faceanon_engine.engine.sessions.failures import says_out_of_memory
 from faceanon_engine.engine.sessions.graphs import BATCH, Artifact, write_whole
-from faceanon_engine.engine.sessions.tensorrt_session import make_logger
+from faceanon_engine.engine.sessions.tensorrt_session import interrupts_kept, make_logger
 
 logger = logging.getLogger(__name__)
 
@@ -87,10 +87,26 @@ def build_engine(
     Raises UserError naming the operator and its place when the parser does not take the graph, and when memory, the GPU
     or a flag that the backend does not serve stops the build.
     """
+    with interrupts_kept() as interrupted:
+        return _build(artifact, key, trt, progress or (lambda _share: None), timing_cache, interrupted)
+
+
+def _build(
+    artifact: Artifact,
+    key: EngineKey,
+    trt: Any,
+    progress: Progress,
+    timing_cache: Path | None,
+    interrupted: Callable[[], bool],
+) -> tuple[Any, dict[str, Any]]:
     told: list[str] = []
     log = make_logger(trt, told)
     started = time.monotonic()
-    builder = trt.Builder(log)
+    try:
+        builder = trt.Builder(log)
+    except TypeError:
+        # So the binding says that the library could not start; why is in the log.
+        raise _build_error(artifact, key, told) from None
     flags = 0
     if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
         # The graph's own types decide; TensorRT 11 knows nothing else.
@@ -106,19 +122,16 @@ def build_engine(
         sizes = (key.profile.min, key.profile.opt, key.profile.max)
         profile.set_shape(name, *(tuple(size if part == BATCH else part for part in spec.shape) for size in sizes))
     config.add_optimization_profile(profile)
-    monitor = make_monitor(trt, progress or (lambda _share: None))
+    monitor = make_monitor(trt, progress, interrupted)
     config.progress_monitor = monitor
     timings = _load_timings(config, key, timing_cache)
     layers = layers_of(network, trt)
     plan = builder.build_serialized_network(network, config)
-    if monitor.interrupted:
-        raise KeyboardInterrupt
     if plan is None:
         raise _build_error(artifact, key, told)
     if timings is not None and timing_cache is not None:
         _save_timings(config, timing_cache)
-    if progress is not None:
-        progress(1.0)
+    progress(1.0)
     details = {
         "seconds": time.monotonic() - started,
         "layers": [asdict(layer) for layer in layers],
@@ -168,7 +181,9 @@ def _configure(config: Any, key: EngineKey, trt: Any) -> None:
         targets = key.architecture.split("+")
         config.num_compute_capabilities = len(targets)
         for index, target in enumerate(targets):
-            config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{target[3:]}"), index)
+            if not config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{target[3:]}"), index):
+                # Built all the same, the engine would be for something else.
+                raise UserError(f"{key.backend} {trt.__version__} does not take the targets {key.architecture}")
 
 
 def _load_timings(config: Any, key: EngineKey, path: Path | None) -> Any:
@@ -271,25 +286,21 @@ def _weights(layer: Any, kind: str, trt: Any) -> int:
     return total
 
 
-def make_monitor(trt: Any, progress: Progress) -> Any:
-    """A progress monitor of that module that tells the share of the work that is done."""
+def make_monitor(trt: Any, progress: Progress, interrupted: Callable[[], bool]) -> Any:
+    """A progress monitor of that module: it tells the share of the work that is done, and ends it when interrupted."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.phases = Phases()
-            self.interrupted = False
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self.phases.start(phase_name, parent_phase, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            try:
-                self.phases.step(phase_name, step)
-                progress(self.phases.share)
-            except KeyboardInterrupt:
-                self.interrupted = True
-            return not self.interrupted
+            self.phases.step(phase_name, step)
+            progress(self.phases.share)
+            return not interrupted()
 
         def phase_finish(self, phase_name: str) -> None:
             self.phases.finish(phase_name)

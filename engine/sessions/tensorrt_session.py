@@ -13,6 +13,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +71,25 @@ def make_logger(trt: Any, told: list[str]) -> Any:
             logger.log(min(level, logging.INFO) if level >= logging.WARNING else logging.DEBUG, "%s", message)
 
     return Forwarding()
+
+
+@contextlib.contextmanager
+def interrupts_kept() -> Iterator[Callable[[], bool]]:
+    """Keep Ctrl-C until TensorRT has returned; yields what says whether it was pressed.
+
+    Python raises it in the next of our methods that TensorRT calls, where its binding prints and forgets it.
+    """
+    if threading.current_thread() is not threading.main_thread() or not callable(signal.getsignal(signal.SIGINT)):
+        yield lambda: False
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: pressed.append(number))
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pressed:
+            signal.raise_signal(signal.SIGINT)
 
 
 class TensorRTSession(Session):
@@ -126,7 +148,7 @@ class TensorRTSession(Session):
         self._cuda_graphs = graphs and not records_itself
         self._fixed_addresses = graphs
         self._graph_note = "CUDA graphs by TensorRT" if graphs and records_itself else ""
-        with self._memory.active():
+        with interrupts_kept(), self._memory.active():
             self._engine = self._deserialise(plan, refit)
             self._context = self._make_context(graphs)
 
@@ -229,10 +251,11 @@ class TensorRTSession(Session):
     def _run(self, batch: Any) -> Any:
         shape = (len(batch), *(int(size) for size in self.output.shape[1:]))
         try:
-            if self._addressable(batch):
-                return self._run_tensor(batch, shape)
-            with self._memory.active():
-                found = self._run_array(as_array(batch), shape)
+            with interrupts_kept():
+                if self._addressable(batch):
+                    return self._run_tensor(batch, shape)
+                with self._memory.active():
+                    found = self._run_array(as_array(batch), shape)
             return like(found, batch)
         except (UserError, OutOfMemory):
             raise

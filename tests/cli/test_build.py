@@ -20,8 +20,10 @@ from faceanon_engine.cli.main import cli
 from faceanon_engine.engine.bundle import Bundle
 from faceanon_engine.engine.engine_cache import EngineCache
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.sessions.cuda_driver import gpus
+from faceanon_engine.engine.sessions import opening
+from faceanon_engine.engine.sessions.cuda_driver import Gpu, gpus
 from faceanon_engine.engine.sessions.graphs import GRAPHS
+from faceanon_engine.engine.sessions.session import Profile
 from faceanon_engine.export import build as building
 from faceanon_engine.export.build import Request, graphs_of, plan
 
@@ -146,3 +148,56 @@ def test_without_names_everything_that_can_be_built_here_is(monkeypatch: pytest.
     monkeypatch.undo()
     items = plan(Request(networks=["identity"], targets=["sm_86"]))
     assert [(item.backend, item.architecture) for item in items] == [("onnxruntime", None), ("tensorrt-rtx", "sm_86")]
+
+
+def test_what_nobody_foresaw_is_a_row_too_and_the_report_is_kept(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from faceanon_engine.export import onnx_export
+
+    def export_graph(of: Bundle, graph: str, precision: Any, folder: Path, **_: Any) -> Any:
+        if graph == "identity":
+            raise RuntimeError("a library is not what it was\nand more")
+        return write_linear(folder, graph=graph, bundle=of.digest)
+
+    def run_it(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("cuMemcpyHtoDAsync_v2 failed with CUDA_ERROR_INVALID_CONTEXT")
+
+    monkeypatch.setattr(onnx_export, "export_graph", export_graph)
+    monkeypatch.setattr(onnx_export, "trace_bundle", lambda *_, **__: None)
+    monkeypatch.setattr(building, "open_artifact", run_it)
+    request = Request(networks=["mapping", "identity"], backends=["onnxruntime"])
+    mapping, identity = building.run(bundle, request, plan(request), EngineCache(tmp_path))
+    assert identity.error == ("unexpected RuntimeError: a library is not what it was; '--log-level debug' shows where")
+    assert mapping.error is None
+    assert mapping.path is not None
+    assert mapping.not_run is not None
+    assert "CUDA_ERROR_INVALID_CONTEXT" in mapping.not_run
+
+
+@pytest.mark.parametrize(
+    ("architecture", "reason"),
+    [("sm_80+sm_89", None), ("portable", None), ("sm_120", "it is for sm_120, here is sm_89")],
+)
+def test_the_engine_that_was_built_is_the_one_that_is_tried(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, architecture: str, reason: str | None
+) -> None:
+    cache, artifact = EngineCache(tmp_path), write_linear(tmp_path, bundle=bundle.digest)
+    wanted = opening.Wanted("mapping", "tensorrt-rtx", "fp32", "cpu", Profile(1, 2, 4))
+    key = opening.engine_key(artifact, wanted, "1.0", architecture)
+    tried = []
+
+    def open_engine(path: Path, artifact: Any, *, device: str) -> Any:
+        tried.append((path, device))
+        return opening.open_artifact(artifact)
+
+    monkeypatch.setattr(building, "gpus", lambda: (Gpu(0, "a GPU", (8, 9), 2**34),))
+    monkeypatch.setattr(building, "why_not", lambda *_: None)
+    monkeypatch.setattr(building, "open_engine", open_engine)
+    monkeypatch.setattr(building, "_errors", lambda *_: {"maximum_error": 0.5})
+    entry = cache.ensure(key, lambda: (b"engine", {"seconds": 1.0}))
+    item = building.Item("mapping", "fp32", "tensorrt-rtx", architecture)
+    found = building._try(bundle, item, Request(profile=Profile(1, 2, 4)), artifact, entry)
+    assert found.get("not_run") == reason
+    assert tried == ([] if reason else [(entry.path, "cuda:0")])
+    assert reason or (found["maximum_error"], found["throughput_batch"]) == (0.5, 2)
