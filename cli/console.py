@@ -77,9 +77,9 @@ class RateColumn(ProgressColumn):
 class ProgressObserver(Observer):
     """Shows a job's progress on a terminal; says only what matters when there is none."""
 
-    def __init__(self, console: Console, say_about: bool = True) -> None:
+    def __init__(self, console: Console, doing: str = "anonymizing") -> None:
         self._console = console
-        self._say_about = say_about
+        self._doing = doing
         self._failed = 0
         self._remaining = 0
         self._inputs: Any = None
@@ -106,12 +106,11 @@ class ProgressObserver(Observer):
         self._progress.stop()
 
     def started(self, about: Mapping[str, str], inputs: int, already: int) -> None:
-        if self._say_about:
-            print_about(self._console, about)
+        print_about(self._console, about)
         if already:
             say(self._console, f"{already} of {inputs} inputs are done already")
         # The rate and the time left are of this run: what was done before does not count.
-        self._inputs = self._progress.add_task("anonymizing", total=inputs - already, detail="", start=False)
+        self._inputs = self._progress.add_task(self._doing, total=inputs - already, detail="", start=False)
 
     def pool(self, done: int, total: int) -> None:
         if self._pool is None:

@@ -59,7 +59,10 @@ def create(
 
             prepare = telling(observer.note)
         stages = Stages(opened, get_preset(preset), device, backend=backend, precision=precision, prepare=prepare)
-        print_about(messages, {"device": str(stages.device), **stages.runs.about()})
+        print_about(
+            messages,
+            {"device": str(stages.device), **stages.runs.about(), "bundle": f"{opened.name} ({opened.digest[:12]})"},
+        )
         made = stages.pool(spec, progress=observer.pool, batch_size=batch_size)
     if as_json:
         print_json({"path": str(made.path), "size": made.size, "digest": made.digest})

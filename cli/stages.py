@@ -1,7 +1,8 @@
 """`extract`, `invert` and `pair`: the stages alone, for those who keep the intermediate results.
 
 Results are arrays in one file, .npz or .safetensors by its name, with a row for every face. The rows' inputs stand in
-`input` (text) and `face` of an .npz, and as JSON in the metadata of a .safetensors file.
+`input` (text) and `face` of an .npz, and as JSON in the metadata of a .safetensors file; beside them the digest of the
+bundle that made the arrays, `bundle`.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ _SUFFIXES = (".npz", ".safetensors")
 
 @dataclass(frozen=True)
 class Table:
-    """Arrays with a row for every face, and where each row is from."""
+    """Arrays with a row for every face, where each row is from, and the digest of the bundle that made them."""
 
     inputs: list[str]
     faces: list[int]
     arrays: Arrays
+    bundle: str | None
 
 
 @dataclass(frozen=True)
@@ -169,14 +171,23 @@ def pair(
     from faceanon_engine.engine.pool import choose_spec
 
     _checked_suffix(out)
+    if pool_size is not None and neighbours > pool_size:
+        raise UserError(
+            f"{neighbours} neighbours were asked for, the pool holds {pool_size}: ask for at most that many"
+        )
     messages = error_console()
     failures: list[dict[str, str]] = []
-    with ProgressObserver(messages) as observer:
+    with ProgressObserver(messages, "pairing") as observer:
         opened = _open(flags, observer)
         if input.suffix.lower() in _SUFFIXES:
             table = read_table(input)
             if "attribute_embedding" not in table.arrays:
                 raise UserError(f"{input} holds no attribute_embedding: give a file that 'extract' wrote, or images")
+            if table.bundle not in (None, opened.bundle.digest):
+                raise UserError(
+                    f"{input} was made with bundle {str(table.bundle)[:12]}, this is {opened.bundle.digest[:12]}: "
+                    "choose the same one with --bundle"
+                )
             print_about(messages, opened.about())
         else:
             table, failures = _table(
@@ -189,7 +200,8 @@ def pair(
         pool = opened.pool(spec, observer)
     index = NearestNeighbours(pool.embedding(opened.preset.pairing_generated, opened.runs.precision), metric)
     found = index.search(table.arrays["attribute_embedding"], neighbours)
-    result = Table(table.inputs, table.faces, {"neighbour_id": found.ids, "neighbour_distance": found.distances})
+    arrays: Arrays = {"neighbour_id": found.ids, "neighbour_distance": found.distances}
+    result = Table(table.inputs, table.faces, arrays, opened.bundle.digest)
     _finish(context, out, result, failures, flags["as_json"])
 
 
@@ -201,7 +213,7 @@ def _run(
     compute: Callable[[ForwardStages, Any], Arrays],
 ) -> None:
     _checked_suffix(out)
-    with ProgressObserver(error_console()) as observer:
+    with ProgressObserver(error_console(), str(context.info_name)) as observer:
         table, failures = _table(_open(flags, observer), input, compute, observer)
     _finish(context, out, table, failures, flags["as_json"])
 
@@ -233,8 +245,9 @@ def _table(
 ) -> tuple[Table, list[dict[str, str]]]:
     """Run a stage over all faces of the inputs; inputs that cannot be used are returned beside, with the reason."""
     from faceanon_engine.engine.forward import choose_batch_size, from_uint8
-    from faceanon_engine.engine.images import InputError, find_inputs
-    from faceanon_engine.engine.reader import Reader, ahead, readable, thread_count, threads
+    from faceanon_engine.engine.images import InputError, find_inputs, left_out
+    from faceanon_engine.engine.printable import readable
+    from faceanon_engine.engine.reader import Reader, ahead, thread_count, threads
 
     flags = opened.flags
     files = list(find_inputs(input))[: flags["limit"]]
@@ -243,6 +256,8 @@ def _table(
     reader = Reader(flags["align"], opened.bundle.resolution)
     size = flags["batch_size"] or choose_batch_size(opened.runs)
     observer.started(opened.about(), len(files), 0)
+    for note in left_out(input):
+        observer.note(note)
     inputs: list[str] = []
     faces: list[int] = []
     batch: list[npt.NDArray[np.uint8]] = []
@@ -273,7 +288,8 @@ def _table(
         flush()
     if not parts:
         raise UserError(f"none of the {len(files)} inputs in {input} could be used: {failures[0]['message']}")
-    return Table(inputs, faces, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}), failures
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Table(inputs, faces, arrays, opened.bundle.digest), failures
 
 
 def _checked_suffix(out: Path) -> None:
@@ -290,6 +306,7 @@ def write_table(out: Path, table: Table) -> None:
     if out.suffix.lower() == ".npz":
         stream = io.BytesIO()
         rows: Arrays = {"input": np.array(table.inputs, dtype=str), "face": np.array(table.faces, np.int64)}
+        rows["bundle"] = np.array(table.bundle or "")
         np.savez(stream, allow_pickle=False, **rows, **table.arrays)
         content = stream.getvalue()
     else:
@@ -297,7 +314,11 @@ def write_table(out: Path, table: Table) -> None:
 
         content = save(
             {name: np.ascontiguousarray(array) for name, array in table.arrays.items()},
-            metadata={"input": json.dumps(table.inputs), "face": json.dumps(table.faces)},
+            metadata={
+                "input": json.dumps(table.inputs),
+                "face": json.dumps(table.faces),
+                "bundle": table.bundle or "",
+            },
         )
     try:
         write_atomically(out, content)
@@ -313,6 +334,7 @@ def read_table(path: Path) -> Table:
                 arrays = {name: stored[name] for name in stored.files}
             inputs = [str(name) for name in arrays.pop("input")]
             faces = [int(face) for face in arrays.pop("face")]
+            bundle = str(arrays.pop("bundle", ""))
         else:
             from safetensors import safe_open
 
@@ -320,11 +342,12 @@ def read_table(path: Path) -> Table:
                 arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
                 metadata = stored.metadata() or {}
             inputs, faces = json.loads(metadata["input"]), json.loads(metadata["face"])
+            bundle = metadata.get("bundle", "")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except Exception as error:
         raise UserError(f"{path} cannot be read as a file of 'extract': {' '.join(str(error).split())}") from None
-    return Table(inputs, faces, arrays)
+    return Table(inputs, faces, arrays, bundle or None)
 
 
 def _finish(context: click.Context, out: Path, table: Table, failures: Sequence[dict[str, str]], as_json: bool) -> None:

@@ -59,7 +59,7 @@ def share_among(
     make_worker: WorkerFactory,
 ) -> None:
     """Have these inputs done by one process a device; raises UserError when all of them ended and some are left."""
-    from faceanon_engine.engine.reader import readable
+    from faceanon_engine.engine.printable import readable
 
     manifest.fill_queue(readable(file.relative) for file in todo)
     left: Sequence[str] = devices

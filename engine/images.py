@@ -6,8 +6,8 @@ import errno
 import io
 import os
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.printable import readable
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -61,8 +62,13 @@ def find_inputs(source: Path) -> Iterator[InputFile]:
     """Images of a folder (recursive, sorted, hidden names left out), one image, or those a text file lists.
 
     In folders a file counts by its suffix, in lists every line counts: one path a line, relative to the list's folder,
-    blank lines and lines that begin with # left out. Raises UserError when the source is missing or unreadable.
+    blank lines and lines that begin with # left out. Relative paths are distinct: a list may name files of one name in
+    different places. Raises UserError when the source is missing or unreadable.
     """
+    yield from _told_apart(_found(source))
+
+
+def _found(source: Path) -> Iterator[InputFile]:
     if os.path.isdir(source):
         yield from _walk(source)
     elif not os.path.exists(source):
@@ -107,6 +113,39 @@ def _listed(file: Path) -> Iterator[InputFile]:
         if path not in seen:
             seen.add(path)
             yield InputFile(path, relative)
+
+
+def _told_apart(files: Iterable[InputFile]) -> Iterator[InputFile]:
+    """The files with distinct relative paths: a list may name files of one name in different places."""
+    seen: set[str] = set()
+    for file in files:
+        relative, number = file.relative, 2
+        while readable(relative) in seen:
+            relative = file.relative.with_name(f"{file.relative.stem}~{number}{file.relative.suffix}")
+            number += 1
+        seen.add(readable(relative))
+        yield file if relative == file.relative else replace(file, relative=relative)
+
+
+def left_out(source: Path) -> tuple[str, ...]:
+    """What of a folder is no input, in a line a reason; hidden files and folders are nobody's business."""
+    others: list[str] = []
+    links: list[str] = []
+    for folder, folders, files in os.walk(source) if os.path.isdir(source) else ():
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        links += [
+            readable(Path(folder, name).relative_to(source)) for name in folders if Path(folder, name).is_symlink()
+        ]
+        others += [
+            readable(Path(folder, name).relative_to(source))
+            for name in sorted(files)
+            if not name.startswith(".") and Path(name).suffix.lower() not in SUFFIXES
+        ]
+    return tuple(
+        f"left out, {reason}: {found[0]}" + (f" and {len(found) - 1} more" if len(found) > 1 else "")
+        for reason, found in (("having no image's suffix", others), ("being a link to a folder", links))
+        if found
+    )
 
 
 def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> DecodedImage:

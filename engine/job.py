@@ -31,7 +31,8 @@ from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images import InputError, InputFile
 from faceanon_engine.engine.manifest import NAME as MANIFEST_NAME
 from faceanon_engine.engine.manifest import InputRow, ItemRow, Manifest
-from faceanon_engine.engine.reader import Reader, ahead, readable, thread_count, threads
+from faceanon_engine.engine.printable import readable
+from faceanon_engine.engine.reader import Reader, ahead, thread_count, threads
 from faceanon_engine.engine.worker import FalcoWorker, Worker
 
 logger = logging.getLogger(__name__)
@@ -296,7 +297,7 @@ def plan(settings: JobSettings, *, make_worker: WorkerFactory | None = None) -> 
                     else PlannedItem(path, face, "anonymize", output)
                 )
     items.sort(key=lambda item: (item.input, item.face))
-    return JobPlan(settings.output, worker.about(), tuple(items), _left_out(settings.input))
+    return JobPlan(settings.output, worker.about(), tuple(items), image_files.left_out(settings.input))
 
 
 class _Job:
@@ -340,7 +341,7 @@ class _Job:
         if self.share is not None:
             about = {**about, "device": ", ".join(device_names(self.settings.devices))}
         self.observer.started(about, len(self.files), len(self.files) - len(todo))
-        for note in _left_out(self.settings.input):
+        for note in image_files.left_out(self.settings.input):
             self.observer.note(note)
         if todo and self.share is not None:
             self.share(todo)
@@ -771,47 +772,12 @@ def _find(settings: JobSettings) -> list[InputFile]:
     found = list(image_files.find_inputs(settings.input))
     if not found:
         raise UserError(f"no images in {settings.input}: give a folder of images, an image, or a text file of paths")
-    return _told_apart(found)[: settings.limit]
+    return found[: settings.limit]
 
 
 def _real(path: Path) -> Path:
     """The path without links; unlike `resolve`, one that leads round in a circle stays as it is."""
     return Path(os.path.realpath(path))
-
-
-def _told_apart(files: Iterable[InputFile]) -> list[InputFile]:
-    """The files with distinct relative paths: a list may name files of one name in different places."""
-    seen: set[str] = set()
-    result = []
-    for file in files:
-        relative, number = file.relative, 2
-        while readable(relative) in seen:
-            relative = file.relative.with_name(f"{file.relative.stem}~{number}{file.relative.suffix}")
-            number += 1
-        seen.add(readable(relative))
-        result.append(file if relative == file.relative else replace(file, relative=relative))
-    return result
-
-
-def _left_out(source: Path) -> tuple[str, ...]:
-    """What of a folder is no input, in a line a reason; hidden files and folders are nobody's business."""
-    others: list[str] = []
-    links: list[str] = []
-    for folder, folders, files in os.walk(source) if os.path.isdir(source) else ():
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        links += [
-            readable(Path(folder, name).relative_to(source)) for name in folders if Path(folder, name).is_symlink()
-        ]
-        others += [
-            readable(Path(folder, name).relative_to(source))
-            for name in sorted(files)
-            if not name.startswith(".") and Path(name).suffix.lower() not in image_files.SUFFIXES
-        ]
-    return tuple(
-        f"left out, {reason}: {found[0]}" + (f" and {len(found) - 1} more" if len(found) > 1 else "")
-        for reason, found in (("having no image's suffix", others), ("being a link to a folder", links))
-        if found
-    )
 
 
 def _identity(settings: JobSettings, worker: Worker) -> dict[str, Any]:

@@ -1,6 +1,8 @@
-"""Text from file names and error messages, made fit for a terminal and a picture."""
+"""Paths and messages as text that can be stored, and as text that can be shown."""
 
 from __future__ import annotations
+
+from pathlib import PurePath
 
 
 def printable(text: str) -> str:
@@ -12,3 +14,8 @@ def printable(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
+
+
+def readable(relative: PurePath) -> str:
+    """A path as text with forward slashes; bytes that are no UTF-8 are spelled as escapes, so that it can be stored."""
+    return relative.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import PurePath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -79,8 +78,3 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 def thread_count() -> int:
     """How many files are worked on at once."""
     return max(1, min(16, os.cpu_count() or 1))
-
-
-def readable(relative: PurePath) -> str:
-    """A path as text with forward slashes; bytes that are no UTF-8 are spelled as escapes, so that it can be stored."""
-    return relative.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

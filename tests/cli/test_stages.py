@@ -65,6 +65,45 @@ def test_invert_writes_one_code_a_face(folder: Path) -> None:
         assert stored.get_tensor("w_plus").shape == (2, 8, 16)
 
 
+def test_pair_refuses_features_of_other_networks(folder: Path) -> None:
+    """Another bundle's features may be as many: their neighbours would mean nothing."""
+    import torch
+    from tiny_bundle import CONFIGS
+
+    from faceanon_engine.engine.bundle import Bundle, NetworkToWrite
+    from faceanon_engine.engine.networks import NETWORKS, build
+
+    torch.manual_seed(8)
+    networks = [
+        (role, NETWORKS[role][0](**config), build(role, config).state_dict()) for role, config in CONFIGS.items()
+    ]
+    Bundle.write(folder / "other", "other", [NetworkToWrite(*network) for network in networks])
+    for suffix in ("npz", "safetensors"):
+        features = folder / f"f.{suffix}"
+        made = call(folder, "extract", folder / "in", features, "--bundle", folder / "tiny", "--align", "never")
+        assert made.returncode == 0, made.stderr
+        refused = call(folder, "pair", features, folder / "p.npz", "--pool-size", 8, "--bundle", folder / "other")
+        assert refused.returncode == 2, refused.stdout
+        assert "was made with bundle" in refused.stderr
+
+
+def test_more_neighbours_than_the_pool_holds_are_refused_at_once(folder: Path) -> None:
+    run = call(folder, "pair", folder / "in", folder / "p.npz", "--neighbours", 9, "--pool-size", 8)
+    assert (run.returncode, run.stderr.count("\n")) == (2, 1), run.stderr
+
+
+def test_faces_of_files_of_one_name_can_be_told_apart(folder: Path) -> None:
+    make_inputs(folder / "there", 1)
+    (folder / "in" / "list.txt").write_text("photo-00.png\n../there/../in/photo-00.png\n../photo-00.png\n")
+    (folder / "photo-00.png").write_bytes((folder / "in" / "photo-01.png").read_bytes())
+    run = call(
+        folder, "invert", folder / "in" / "list.txt", folder / "c.npz", "--bundle", folder / "tiny", "--align", "never"
+    )
+    assert run.returncode == 0, run.stderr
+    with np.load(folder / "c.npz") as codes:
+        assert len(set(codes["input"].tolist())) == 3
+
+
 def test_pair_refuses_what_extract_did_not_write(folder: Path) -> None:
     (folder / "x.npz").write_bytes(b"no")
     run = call(folder, "pair", folder / "x.npz", folder / "y.npz", "--bundle", folder / "tiny")
