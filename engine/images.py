@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.printable import readable
@@ -31,6 +31,16 @@ _TEMPORARY_PREFIX = ".faceanon-tmp-"
 TEMPORARY_PATTERN = _TEMPORARY_PREFIX + "*"
 # Decoders that only images in the wild need; others (PDF-like, vector, video) are refused as not an image.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by its EXIF orientation."""
 
 
 class InputError(Exception):
@@ -151,8 +161,8 @@ def left_out(source: Path) -> tuple[str, ...]:
 def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> DecodedImage:
     """Decode a file to upright RGB; raises InputError with the reason when that cannot be done.
 
-    Transparency is laid on white, 16-bit greyscale is scaled to 8 bits, CMYK and other spaces are converted, an
-    animation gives its first frame. Reasons: "missing", "unreadable", "empty", "not-an-image", "truncated",
+    Transparency is laid on white, 16-bit greyscale is scaled to 8 bits, CMYK and other spaces are converted without
+    regard to colour profiles, an animation gives its first frame. Reasons: "missing", "unreadable", "empty", "not-an-image", "truncated",
     "too-large", "too-small", "damaged".
     """
     try:
@@ -183,8 +193,9 @@ def _decode(stream: Any, max_pixels: int) -> DecodedImage:
                 raise InputError("too-small", f"{width} x {height} pixels show no face")
             kind = image.format or "?"
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            return DecodedImage(np.ascontiguousarray(_rgb(upright)), kind)
+            return DecodedImage(np.ascontiguousarray(_rgb(_upright(image))), kind)
+    except (InputError, MemoryError):
+        raise
     except Image.DecompressionBombError:
         raise InputError("too-large", f"it has more than the {max_pixels} pixels allowed: scale it down") from None
     except UnidentifiedImageError:
@@ -196,8 +207,17 @@ def _decode(stream: Any, max_pixels: int) -> DecodedImage:
         if "truncated" in text or "Truncated" in text or "unexpected end" in text or isinstance(error, EOFError):
             raise InputError("truncated", "the file ends too early: copy it again") from None
         raise InputError("damaged", f"it cannot be decoded ({text.splitlines()[0] if text else 'no reason'})") from None
-    except (ValueError, SyntaxError, IndexError, ZeroDivisionError, OverflowError, TypeError) as error:
+    except Exception as error:  # decoders raise what they like
         raise InputError("damaged", f"it cannot be decoded ({error})") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF data say; what is damaged in them is no reason to refuse the picture."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _rgb(image: Image.Image) -> Pixels:

@@ -199,3 +199,24 @@ def test_a_telephones_pictures_are_not_passed_over(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="convert") as caught:
         read_image(found.path)
     assert caught.value.reason == "not-an-image"
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_damaged_exif_data_spoil_no_picture(data: st.DataObject) -> None:
+    import tempfile
+
+    exif = Image.Exif()
+    exif[0x010E], exif[0x011A], exif[0x8825] = "a name", 72.0, {1: "N", 2: (48.0, 51.0, 29.0)}
+    content = bytearray(exif.tobytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(6, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with tempfile.NamedTemporaryFile(suffix=".webp") as file:
+        Image.fromarray(PICTURE).save(file, "WEBP", lossless=True, exif=bytes(content))
+        file.flush()
+        assert sorted(read_image(Path(file.name)).pixels.shape) == [3, 16, 24]
+
+
+def test_exif_data_that_are_none_spoil_no_picture(tmp_path: Path) -> None:
+    Image.fromarray(PICTURE).save(tmp_path / "a.png", exif=b"Exif\0\0these are none")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png").pixels, PICTURE)
