@@ -100,10 +100,8 @@ __device__ __forceinline__ void resize_backward(const ResizeBackward& a) {
   for (int c = 0; c < 3; ++c) a.image_grad[((n * 3 + c) * a.height + y) * a.width + x] = sum[c];
 }
 
-#define OF_TYPE(suffix, T)                                              \
-  KERNEL(resize_forward_##suffix, 2, ResizeForward, (resize_forward<T>))   \
+#define KERNELS(suffix, T)                                               \
+  KERNEL(resize_forward_##suffix, 2, ResizeForward, (resize_forward<T>)) \
   KERNEL(resize_backward_##suffix, 2, ResizeBackward, (resize_backward<T>))
 
-OF_TYPE(f32, float)
-OF_TYPE(f16, __half)
-OF_TYPE(bf16, __nv_bfloat16)
+OF_EVERY_TYPE(KERNELS)

@@ -279,7 +279,7 @@ __device__ __forceinline__ void skip_backward_body(const SkipBackward& a) {
 
 KERNEL(skip_backward, 2, SkipBackward, skip_backward_body)
 
-#define OF_LAYOUT(suffix, T, WHOLE)                                                                     \
+#define KERNELS(suffix, T, WHOLE)                                                                          \
   KERNEL(epilogue_forward_##suffix, 2, EpilogueForward, (epilogue_forward<T, WHOLE, false>))               \
   KERNEL(epilogue_forward_rgb_##suffix, 2, EpilogueForward, (epilogue_forward<T, WHOLE, true>))            \
   KERNEL(epilogue_backward_##suffix, 2, EpilogueBackward, (epilogue_backward<T, WHOLE, false, false>))     \
@@ -287,10 +287,4 @@ KERNEL(skip_backward, 2, SkipBackward, skip_backward_body)
   KERNEL(epilogue_backward_sums_##suffix, 2, EpilogueBackward, (epilogue_backward<T, WHOLE, false, true>)) \
   KERNEL(epilogue_backward_rgb_sums_##suffix, 1, EpilogueBackward, (epilogue_backward<T, WHOLE, true, true>))
 
-#define OF_TYPE(suffix, T)   \
-  OF_LAYOUT(suffix, T, true) \
-  OF_LAYOUT(suffix##_any, T, false)
-
-OF_TYPE(f32, float)
-OF_TYPE(f16, __half)
-OF_TYPE(bf16, __nv_bfloat16)
+OF_EVERY_LAYOUT(KERNELS)

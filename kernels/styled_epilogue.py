@@ -22,14 +22,13 @@ from torch import Tensor
 
 from faceanon_engine.kernels.cuda.launch import (
     GROUP,
-    SUFFIX,
     THREADS,
     Launcher,
     ceil_div,
     channels_last,
     float32,
     lanes_for,
-    launcher_for,
+    launcher_of,
     pointer,
     suffix,
 )
@@ -109,16 +108,14 @@ def styled_epilogue(
     rgb.styles and rgb.skip; the other values are frozen, and no second gradients are given. `launcher` defaults to
     the device's own.
     """
-    launcher = launcher or launcher_for(u.device)
-    if launcher is None or u.dtype not in SUFFIX or u.numel() == 0:
+    launcher = launcher_of(u, launcher)
+    if launcher is None:
         return styled_epilogue_reference(
             u, demodulation, noise, bias, next_styles=next_styles, rgb=rgb, activate=activate, want_z=want_z
         )
     height, width = u.shape[2:]
-    if rgb is not None and rgb.skip is not None and tuple(rgb.skip.shape[2:]) != (height / 2, width / 2):
-        raise ValueError(f"the image so far is {tuple(rgb.skip.shape[2:])}, expected half of {(height, width)}")
-    if noise is not None and noise.numel() != height * width:
-        raise ValueError(f"noise is {tuple(noise.shape)}, expected one value for each of {(height, width)}")
+    if rgb is not None and rgb.skip is not None and tuple(rgb.skip.shape) != (len(u), 3, height / 2, width / 2):
+        raise ValueError(f"the image so far is {tuple(rgb.skip.shape)}, expected {len(u)} of half {(height, width)}")
     weight, styles, rgb_bias, skip = rgb or (None, None, None, None)
     settings = _Settings(activate, want_z, torch.is_grad_enabled(), launcher)
     z, image = _StyledEpilogue.apply(
@@ -179,6 +176,20 @@ class Constants(NamedTuple):
     next_styles: Tensor | None
     rgb_weight: Tensor | None = None
     rgb_styles: Tensor | None = None
+
+    @classmethod
+    def of(cls, shape: tuple[int, int, int, int], *values: Tensor | None) -> Constants:
+        """The values, in the order above, for activations [N, C, H, W] of that shape.
+
+        Raises ValueError for one that is of another size: a kernel would read beyond it.
+        """
+        batch, channels, height, width = shape
+        each = batch * channels
+        sizes = (each, height * width, channels, each, 3 * channels, each)
+        for name, value, size in zip(cls._fields, values, sizes, strict=False):
+            if value is not None and value.numel() != size:
+                raise ValueError(f"{name} is {tuple(value.shape)}: not what activations {tuple(shape)} need")
+        return cls(*map(float32, values))
 
 
 class Wanted(NamedTuple):
@@ -259,7 +270,7 @@ class _StyledEpilogue(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None]:
         batch, channels, height, width = u.shape
         u = channels_last(u)
-        constants = Constants(*map(float32, (demodulation, noise, bias, next_styles, rgb_weight, rgb_styles)))
+        constants = Constants.of(tuple(u.shape), demodulation, noise, bias, next_styles, rgb_weight, rgb_styles)
         rgb_bias, skip = float32(rgb_bias), float32(skip)
         wanted = Wanted(*(settings.differentiate and ctx.needs_input_grad[i] for i in (0, 1, 4, 6)))
         z = torch.empty_like(u) if settings.want_z else None

@@ -74,14 +74,8 @@ __device__ __forceinline__ void token_backward(const TokenBackward& a) {
   }
 }
 
-#define OF_LAYOUT(suffix, T, WHOLE)                                       \
+#define KERNELS(suffix, T, WHOLE)                                            \
   KERNEL(token_forward_##suffix, 2, TokenForward, (token_forward<T, WHOLE>)) \
   KERNEL(token_backward_##suffix, 2, TokenBackward, (token_backward<T, WHOLE>))
 
-#define OF_TYPE(suffix, T)   \
-  OF_LAYOUT(suffix, T, true) \
-  OF_LAYOUT(suffix##_any, T, false)
-
-OF_TYPE(f32, float)
-OF_TYPE(f16, __half)
-OF_TYPE(bf16, __nv_bfloat16)
+OF_EVERY_LAYOUT(KERNELS)

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from faceanon_engine.kernels.cuda.launch import (
     GROUP,
-    SUFFIX,
     THREADS,
     Launcher,
     ceil_div,
     float32,
-    launcher_for,
+    launcher_of,
     pointer,
     suffix,
 )
@@ -41,8 +40,8 @@ def token_loss(tokens: Tensor, reference: Tensor, *, launcher: Launcher | None =
     tokens [N, T, C] float32, float16 or bfloat16; reference [N, T, C], a constant, best kept as float32 -> float32
     [N]. The gradient goes to the tokens, once. `launcher` defaults to the device's own.
     """
-    launcher = launcher or launcher_for(tokens.device)
-    if launcher is None or tokens.dtype not in SUFFIX or tokens.numel() == 0:
+    launcher = launcher_of(tokens, launcher)
+    if launcher is None:
         return token_loss_reference(tokens, reference)
     if tokens.shape != reference.shape:
         raise ValueError(f"tokens are {tuple(tokens.shape)} and those of the original {tuple(reference.shape)}")

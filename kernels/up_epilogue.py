@@ -17,14 +17,12 @@ from torch import Tensor
 
 from faceanon_engine.kernels.cuda.launch import (
     GROUP,
-    SUFFIX,
     THREADS,
     Launcher,
     ceil_div,
     channels_last,
-    float32,
     lanes_for,
-    launcher_for,
+    launcher_of,
     pointer,
     suffix,
 )
@@ -64,12 +62,9 @@ def up_epilogue(
     bias [C], next_styles [N, C] -> z [N, C, H, W] of the type of u. Gradients go to u, demodulation and next_styles,
     once. `launcher` defaults to the device's own.
     """
-    launcher = launcher or launcher_for(u.device)
-    if launcher is None or u.dtype not in SUFFIX or u.numel() == 0:
+    launcher = launcher_of(u, launcher)
+    if launcher is None:
         return up_epilogue_reference(u, demodulation, noise, bias, next_styles)
-    height, width = u.shape[2] - 1, u.shape[3] - 1
-    if noise is not None and noise.numel() != height * width:
-        raise ValueError(f"noise is {tuple(noise.shape)}, expected one value for each of {(height, width)}")
     settings = _Settings(torch.is_grad_enabled(), launcher)
     z: Tensor = _UpEpilogue.apply(u, demodulation, noise, bias, next_styles, settings)
     return z
@@ -122,7 +117,7 @@ class _UpEpilogue(torch.autograd.Function):
         batch, channels, height, width = u.shape
         shape = (batch, channels, height - 1, width - 1)
         u = channels_last(u)
-        constants = Constants(*map(float32, (demodulation, noise, bias, next_styles)))
+        constants = Constants.of(shape, demodulation, noise, bias, next_styles)
         of_u, of_demodulation, of_next = (settings.differentiate and ctx.needs_input_grad[i] for i in (0, 1, 4))
         wanted = Wanted(of_u, of_demodulation, of_next, False)
         z = torch.empty(shape, dtype=u.dtype, device=u.device, memory_format=torch.channels_last)

@@ -18,6 +18,13 @@ constexpr unsigned FULL_WARP = 0xffffffffu;
   extern "C" __global__ void __launch_bounds__(THREADS, blocks) name(const Arguments arguments) { body(arguments); }
 #endif
 
+// KERNELs of every type, and of every type in both layouts; what they are named and made of is OF(suffix, type[, whole]).
+#define OF_EVERY_TYPE(OF) OF(f32, float) OF(f16, __half) OF(bf16, __nv_bfloat16)
+#define OF_EVERY_LAYOUT(OF)                        \
+  OF(f32, float, true) OF(f32_any, float, false)   \
+  OF(f16, __half, true) OF(f16_any, __half, false) \
+  OF(bf16, __nv_bfloat16, true) OF(bf16_any, __nv_bfloat16, false)
+
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ float widen(__half x) { return __half2float(x); }
 __device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }

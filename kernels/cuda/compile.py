@@ -1,6 +1,7 @@
 """CUDA sources to fat binaries by nvcc, kept by what went into them, with what the assembler says of every kernel.
 
-`python -m faceanon_engine.kernels.cuda.compile` builds all of them for all architectures and prints the report.
+`python -m faceanon_engine.kernels.cuda.compile` builds all of them for all architectures and prints the report;
+`--json FILE` writes it, too.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 SOURCES = Path(__file__).resolve().parent.parent
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
@@ -45,7 +46,7 @@ class KernelUse:
 
 @dataclass(frozen=True)
 class FatBinary:
-    """A compiled source: where it lies, what it holds machine code for, and what its kernels take."""
+    """A compiled source: where it lies, what it holds machine code for, the compiler's processor time, its kernels."""
 
     source: str
     path: Path
@@ -79,9 +80,11 @@ def find_nvcc() -> Path | None:
 
 
 def compiler_version(nvcc: Path) -> str:
-    """The compiler's own words, on one line."""
-    said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-    return " ".join(said.splitlines()[-2:])
+    """The compiler's own words, on one line; raises CompileError when it has none."""
+    done = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CompileError(f"{nvcc} does not run: {done.stderr.strip() or f'exit code {done.returncode}'}")
+    return " ".join(done.stdout.splitlines()[-2:])
 
 
 def source_hash(name: str) -> str:
@@ -134,13 +137,24 @@ def runs_on(architecture: int, binary: FatBinary) -> int:
     return int(max(binary.architectures) < architecture)
 
 
+def _kept(records: Iterable[Path]) -> Iterator[FatBinary]:
+    """The binaries of these records that are there and that this version can read."""
+    for record in records:
+        try:
+            binary = read_binary(record)
+        except (OSError, ValueError, TypeError, KeyError):
+            continue
+        if binary.path.is_file():
+            yield binary
+
+
 def find_compiled(name: str, architecture: int, folder: Path, least: int = 3) -> FatBinary | None:
     """The kept binary of the source as it is now that suits that GPU best, whichever compiler made it.
 
     One that suits it less than `least`, see `runs_on`, is not taken.
     """
-    kept = [read_binary(record) for record in sorted(folder.glob(f"{name}-{source_hash(name)}-*.json"))]
-    fit = [binary for binary in kept if binary.path.is_file() and runs_on(architecture, binary) >= least]
+    kept = _kept(sorted(folder.glob(f"{name}-{source_hash(name)}-*.json")))
+    fit = [binary for binary in kept if runs_on(architecture, binary) >= least]
     return max(fit, key=lambda binary: runs_on(architecture, binary), default=None)
 
 
@@ -164,18 +178,19 @@ def compile_source(
     version = compiler_version(nvcc)
     made_by = hashlib.sha256(repr((version, _FLAGS, targets(architectures))).encode()).hexdigest()[:16]
     record = folder / f"{name}-{source_hash(name)}-{made_by}.json"
-    if record.is_file() and record.with_suffix(".fatbin").is_file():
-        return read_binary(record)
+    kept = next(_kept([record]), None)
+    if kept is not None:
+        return kept
 
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         output = Path(scratch) / "out.fatbin"
         command = [str(nvcc), "-fatbin", *_FLAGS, f"-I{SOURCES}", *targets(architectures), f"--threads={jobs}"]
-        started = time.perf_counter()
+        before = sum(os.times()[2:4])
         done = subprocess.run(
             [*command, "-o", str(output), str(SOURCES / f"{name}.cu")], capture_output=True, text=True, check=False
         )
-        seconds = time.perf_counter() - started
+        seconds = sum(os.times()[2:4]) - before
         if done.returncode:
             raise CompileError(f"nvcc refused {name}.cu:\n{done.stderr.strip() or done.stdout.strip()}")
         binary = FatBinary(
@@ -213,6 +228,39 @@ def report(binaries: Sequence[FatBinary]) -> str:
     return "\n".join(lines)
 
 
+def summary(binaries: Sequence[FatBinary]) -> dict[str, Any]:
+    """The same as values for JSON: in all, by architecture, and every kernel's registers; sources by their hash."""
+    every = [use for binary in binaries for use in binary.uses]
+
+    def taken(uses: Sequence[KernelUse]) -> dict[str, int]:
+        return {
+            "kernels": len(uses),
+            "registers_of_a_thread_at_most": max((use.registers for use in uses), default=0),
+            "kernels_that_spill": sum(bool(use.spill_stores or use.spill_loads) for use in uses),
+            "spilled_bytes": sum(use.spill_stores + use.spill_loads for use in uses),
+            "stack_bytes_at_most": max((use.stack for use in uses), default=0),
+            "static_shared_bytes_at_most": max((use.static_shared for use in uses), default=0),
+        }
+
+    architectures = sorted({use.architecture for use in every})
+    sources: dict[str, Any] = {}
+    for binary in binaries:
+        registers: dict[str, dict[str, int]] = {}
+        for use in sorted(binary.uses, key=lambda use: (use.kernel, use.architecture)):
+            registers.setdefault(use.kernel, {})[f"sm_{use.architecture}"] = use.registers
+        about = {"hash": source_hash(binary.source), "compiler_processor_seconds": round(binary.seconds, 1)}
+        sources[binary.source] = {**about, "bytes": binary.path.stat().st_size, "registers": registers}
+    return {
+        "question": "what the fused kernels take of a GPU, as the assembler says",
+        "compiler": ", ".join(sorted({binary.compiler for binary in binaries})),
+        "total": taken(every) | {"compiler_processor_seconds": round(sum(binary.seconds for binary in binaries), 1)},
+        "architectures": {
+            f"sm_{number}": taken([use for use in every if use.architecture == number]) for number in architectures
+        },
+        "sources": sources,
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architectures", type=int, nargs="+", default=list(ARCHITECTURES))
@@ -232,8 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for binary in binaries:
         print(f"{binary.path} ({binary.path.stat().st_size / 1024:.0f} KiB, {binary.seconds:.1f} s)")
     if options.json:
-        about = [{**asdict(binary), "path": str(binary.path)} for binary in binaries]
-        options.json.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(summary(binaries), indent=1) + "\n", encoding="utf-8")
     return 1 if any(binary.spills for binary in binaries) else 0
 
 

@@ -53,6 +53,11 @@ class CudaLauncher:
         self._modules: dict[tuple[str, str], Any] = {}
         with ThreadPoolExecutor() as pool:
             list(pool.map(self._image, compiler.source_names()))
+        with torch.cuda.device(self.device):
+            # All at once, and not while a graph is captured: what this driver cannot load is known before it is needed.
+            self._direct.enter()
+            for source in compiler.source_names():
+                self._module(self._direct, source)
 
     def _pycuda(self, wanted: bool | None) -> PycudaDriver | None:
         if wanted is False:
@@ -80,10 +85,14 @@ class CudaLauncher:
     def _function(self, driver: Driver, source: str, kernel: str) -> Any:
         key = (driver.name, source, kernel)
         if key not in self._functions:
-            if (driver.name, source) not in self._modules:
-                self._modules[driver.name, source] = driver.load(self._image(source))
-            self._functions[key] = driver.function(self._modules[driver.name, source], kernel)
+            self._functions[key] = driver.function(self._module(driver, source), kernel)
         return self._functions[key]
+
+    def _module(self, driver: Driver, source: str) -> Any:
+        key = (driver.name, source)
+        if key not in self._modules:
+            self._modules[key] = driver.load(self._image(source))
+        return self._modules[key]
 
     def driver_for(self, stream: int) -> Driver:
         """PyCUDA where it can launch on that stream, else the driver itself."""
@@ -124,6 +133,11 @@ def launcher_for(device: torch.device) -> CudaLauncher | None:
     if device.type != "cuda" or torch.version.cuda is None:
         return None
     return _cuda_launcher(torch.cuda.current_device() if device.index is None else device.index)
+
+
+def launcher_of(x: Tensor, launcher: Launcher | None) -> Launcher | None:
+    """What runs kernels on these activations, by default the device's; None where the definition is to be computed."""
+    return (launcher or launcher_for(x.device)) if x.dtype in SUFFIX and x.numel() else None
 
 
 def pointer(tensor: Tensor | None) -> int | None:

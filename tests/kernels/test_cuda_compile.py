@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 from pathlib import Path
@@ -63,7 +64,7 @@ def _kernels(source: str) -> set[str]:
     text = (compiler.SOURCES / f"{source}.cu").read_text(encoding="utf-8")
     names = set(re.findall(r"^\s*KERNEL\((\w+)(?:##suffix)?,", text, re.MULTILINE))
     suffixes = [f"{kind}{ending}" for kind in ("f32", "f16", "bf16") for ending in ("", "_any")]
-    if "suffix##_any" not in text:
+    if "OF_EVERY_LAYOUT" not in text:
         suffixes = ["f32", "f16", "bf16"]
     return {name + end for name in names for end in (suffixes if name.endswith("_") else [""])}
 
@@ -116,6 +117,66 @@ def test_the_assemblers_remarks_are_read() -> None:
     binary = FatBinary("x", Path("x.fatbin"), (75, 120), "nvcc", 1.0, (one, two))
     assert binary.spills == (two,)
     assert "128!" in report([binary])
+
+
+def test_the_report_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.fatbin").write_bytes(b"12345")
+    binary = FatBinary("resize_crop", tmp_path / "x.fatbin", (75, 120), "nvcc", 1.25, parse_report(REMARKS))
+    monkeypatch.setattr(compiler, "source_names", lambda: ("resize_crop",))
+    monkeypatch.setattr(compiler, "compile_source", lambda *_, **__: binary)
+    assert compiler.main(["--json", str(tmp_path / "report.json")]) == 1, "a kernel spills"
+    found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert found["total"] == {
+        "kernels": 2,
+        "registers_of_a_thread_at_most": 128,
+        "kernels_that_spill": 1,
+        "spilled_bytes": 32,
+        "stack_bytes_at_most": 16,
+        "static_shared_bytes_at_most": 4096,
+        "compiler_processor_seconds": 1.2,
+    }
+    assert found["architectures"]["sm_75"]["registers_of_a_thread_at_most"] == 12
+    assert found["sources"]["resize_crop"]["registers"] == {"one": {"sm_75": 12}, "two": {"sm_120": 128}}
+    assert str(tmp_path) not in json.dumps(found)
+
+
+def test_the_readme_says_what_the_committed_report_says() -> None:
+    root = compiler.SOURCES.parent
+    if not (root / "benchmarks").is_dir():
+        pytest.skip("the report lies in the repository alone")
+    found = json.loads((root / "benchmarks/results/kernels-compile.json").read_text(encoding="utf-8"))
+    for name in source_names():
+        assert found["sources"][name]["hash"] == compiler.source_hash(name), "the source has changed: write it anew"
+    text = (root / "kernels/README.md").read_text(encoding="utf-8")
+    total = found["total"]
+    assert f"{total['kernels']} kernels" in text
+    for what in ("kernels_that_spill", "stack_bytes_at_most", "static_shared_bytes_at_most"):
+        assert total[what] == 0
+    assert f"takes {total['compiler_processor_seconds']:.0f} s of one core" in " ".join(text.split())
+    (header,) = re.findall(r"^\| bfloat16 / float32 \| (.*) \|$", text, re.MULTILINE)
+    registers = {kernel: of for source in found["sources"].values() for kernel, of in source["registers"].items()}
+    rows = re.findall(r"^\| `(\w+)` \| (\d.*) \|$", text, re.MULTILINE)
+    assert len(rows) == 12
+    for kernel, cells in rows:
+        each = zip(*(registers[f"{kernel}_{kind}"].items() for kind in ("bf16", "f32")), strict=True)
+        assert cells == " | ".join(f"{wide} / {narrow}" for (_, wide), (_, narrow) in each), kernel
+        assert header == " | ".join(registers[f"{kernel}_bf16"])
+
+
+def test_a_record_that_cannot_be_read_is_compiled_anew(tmp_path: Path) -> None:
+    name = source_names()[0]
+    for number, text in enumerate(('{"half', "[]", '{"uses": [{"of": "another version"}], "architectures": [90]}')):
+        (tmp_path / f"{name}-{compiler.source_hash(name)}-{number}.json").write_text(text, encoding="utf-8")
+        (tmp_path / f"{name}-{compiler.source_hash(name)}-{number}.fatbin").write_bytes(b"binary")
+    assert find_compiled(name, 90, tmp_path) is None
+
+
+def test_a_compiler_that_does_not_run_is_told(tmp_path: Path) -> None:
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh\necho broken >&2\nexit 3\n", encoding="utf-8")
+    nvcc.chmod(0o755)
+    with pytest.raises(CompileError, match="nvcc does not run: broken"):
+        compile_source(source_names()[0], [90], folder=tmp_path / "out", nvcc=nvcc)
 
 
 def test_a_gpu_takes_what_suits_it_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import shutil
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +74,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, current: list[int]
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     found = FatBinary("x", image, (90,), "nvcc", 0.0, ())
     monkeypatch.setattr(launch.compiler, "find_compiled", lambda name, architecture, folder: found)
+    monkeypatch.setattr(launch.compiler, "source_names", lambda: ("x",))
     monkeypatch.setattr(launch, "DirectDriver", lambda index: Recorder("driver", None))
     monkeypatch.setattr(launch, "PycudaDriver", lambda index: Recorder("pycuda", {0, 42}))
     yield CudaLauncher(torch.device("cuda", 0), tmp_path)
@@ -92,7 +95,97 @@ def test_pycuda_launches_on_its_own_streams_and_the_driver_on_others(
     expected = [("launch", "kernel", *shape, stream, bytes(arguments)) for stream in (42, 42, 0)]
     assert pycuda.calls == [*loaded, *expected]  # type: ignore[union-attr]
     assert direct.calls == [*loaded, ("launch", "kernel", *shape, 7, bytes(arguments))]  # type: ignore[attr-defined]
-    assert direct.entered == 4  # type: ignore[attr-defined]
+    assert direct.entered == 5  # type: ignore[attr-defined]
+
+
+def test_what_the_driver_cannot_load_is_known_before_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(_: Recorder, image: bytes) -> str:
+        raise DriverError("cuModuleLoadData: the provided PTX was compiled with an unsupported toolchain (222)")
+
+    monkeypatch.setattr(Recorder, "load", refuse)
+    with pytest.raises(DriverError, match="unsupported toolchain"), stand_in(monkeypatch, tmp_path, [0]):
+        pass
+
+
+class FakePycuda(types.ModuleType):
+    """`pycuda.driver` as its source has it: modules, functions and streams are made in a context that was pushed."""
+
+    def __init__(self) -> None:
+        super().__init__("pycuda.driver")
+        fake = self
+        self.stack: list[Any] = []
+        self.calls: list[Any] = []
+        self.detached = 0
+
+        class Context:
+            def push(self) -> None:
+                fake.stack.append(self)
+
+            def pop(self) -> None:
+                assert fake.stack.pop() is self
+
+            def detach(self) -> None:
+                fake.detached += 1
+
+        class Function:
+            def _launch_kernel(self, grid: Any, block: Any, arguments: Any, shared: Any, stream: Any) -> None:
+                assert type(grid) is tuple
+                assert type(block) is tuple
+                assert stream is None or isinstance(stream, Stream)
+                fake.calls.append((grid, block, bytes(memoryview(arguments)), shared, getattr(stream, "handle", 0)))
+
+        class Module:
+            def get_function(self, name: str) -> Function:
+                fake.active()
+                return Function()
+
+        class Stream:
+            def __init__(self, flags: int = 0) -> None:
+                fake.active()
+                self.handle, self.flags = 0x7000 + flags, flags
+
+        class Device:
+            def __init__(self, index: int) -> None:
+                assert fake.ready
+
+            def retain_primary_context(self) -> Context:
+                return Context()
+
+        def module_from_buffer(image: bytes) -> Module:
+            fake.active()
+            return Module()
+
+        self.ready = False
+        self.Device, self.Stream, self.module_from_buffer = Device, Stream, module_from_buffer
+
+    def init(self) -> None:
+        self.ready = True
+
+    def active(self) -> None:
+        assert self.stack, "no currently active context?"
+
+
+def test_pycuda_makes_things_in_torchs_context_and_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pycuda, ends = FakePycuda(), list[Any]()
+    monkeypatch.setitem(sys.modules, "pycuda", types.ModuleType("pycuda"))
+    monkeypatch.setattr(sys.modules["pycuda"], "driver", pycuda, raising=False)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", pycuda)
+    monkeypatch.setattr(atexit, "register", ends.append)
+    driver = PycudaDriver(0)
+    function = driver.function(driver.load(b"image"), "kernel")
+    stream = driver.new_stream()
+    assert stream == 0x7001, "it does not wait for the default stream"
+    assert [driver.launches_on(each) for each in (0, stream, 0x7002)] == [True, True, False]
+    for each in (stream, 0):
+        driver.launch(function, (1, 2, 3), (4, 5, 6), 7, each, bytes(Arguments(1, 2)))
+    packed = ((1, 2, 3), (4, 5, 6), bytes(Arguments(1, 2)), 7)
+    assert pycuda.calls == [(*packed, stream), (*packed, 0)]
+    assert not pycuda.stack
+    (end,) = ends
+    end()
+    assert pycuda.detached == 1
 
 
 FAKE_DRIVER = r"""

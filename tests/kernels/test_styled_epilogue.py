@@ -11,6 +11,7 @@ from torch import Tensor
 from faceanon_engine.kernels.modulated_conv import demodulation, epilogue, modulated_conv_reference, weight_energy
 from faceanon_engine.kernels.styled_epilogue import RGB, Styled, styled_epilogue, styled_epilogue_reference
 from faceanon_engine.kernels.to_rgb import to_rgb, to_rgb_reference
+from faceanon_engine.kernels.up_epilogue import up_epilogue
 
 # batch, channels, height, width. Channels: one group, several lanes, a part of a group, not a power of two of groups,
 # more groups than lanes. Pixels: fewer than a block has, more, odd.
@@ -181,9 +182,22 @@ def test_wrong_sizes_are_refused(host: HostLauncher) -> None:
     case = Case((1, 8, 4, 4), torch.float32, sums=False)
     with pytest.raises(ValueError, match="noise"):
         styled_epilogue(case.u, noise=torch.zeros(1, 1, 3, 3), launcher=host)
-    rgb = RGB(case.rgb_weight, case.rgb_styles, case.rgb_bias, torch.zeros(1, 3, 4, 4))
-    with pytest.raises(ValueError, match="image so far"):
-        styled_epilogue(case.u, rgb=rgb, launcher=host)
+    for shape in ((1, 3, 4, 4), (2, 3, 2, 2)):
+        rgb = RGB(case.rgb_weight, case.rgb_styles, case.rgb_bias, torch.zeros(shape))
+        with pytest.raises(ValueError, match="image so far"):
+            styled_epilogue(case.u, rgb=rgb, launcher=host)
+
+
+@pytest.mark.parametrize("name", ["demodulation", "noise", "bias", "next_styles"])
+def test_a_constant_that_a_kernel_would_read_beyond_is_refused(name: str, host: HostLauncher) -> None:
+    sizes = {"demodulation": (2, 8), "noise": (1, 1, 4, 4), "bias": (8,), "next_styles": (2, 8)}
+    values = {each: torch.ones(size) for each, size in sizes.items()}
+    values[name] = values[name].flatten()[1:]
+    with pytest.raises(ValueError, match=name):
+        up_epilogue(torch.ones(2, 8, 5, 5), **values, launcher=host)
+    next_styles = values.pop("next_styles")
+    with pytest.raises(ValueError, match=name):
+        styled_epilogue(torch.ones(2, 8, 4, 4), **values, next_styles=next_styles, launcher=host)
 
 
 def test_the_cpu_computes_the_definition() -> None:
