@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from faceanon_engine.cli import options
 from faceanon_engine.engine.errors import UserError
 
 
@@ -30,6 +31,7 @@ def demo() -> None:
     help="Seed of the first person; the next has the next. From the default on, no bundled network has seen them.",
 )
 @click.option("--processes", type=click.IntRange(1, 256), help="How many at once.  [default: one a core]")
+@options.log_level
 def render(output: Path, people: int, per_person: int, size: int, seed: int, processes: int | None) -> None:
     """Draw people into the folder OUTPUT: PNG pictures, aligned as FFHQ's, and labels.parquet.
 

@@ -13,6 +13,7 @@ from faceanon_engine.cli.console import add_row, output_console, print_json
 
 @click.command()
 @options.as_json
+@options.log_level
 def doctor(as_json: bool) -> None:
     """Say what this machine can do: devices, backends that really work and why others do not, bundles, space."""
     from faceanon_engine.engine.doctor import examine

@@ -50,6 +50,7 @@ def models() -> None:
 @click.option("--url", "urls", multiple=True, metavar="FILE=URL", help="Where that file is from, kept in the bundle.")
 @click.option("--force", is_flag=True, help="Replace a bundle of that name.")
 @options.as_json
+@options.log_level
 def import_(
     files: tuple[Path, ...],
     name: str,
@@ -145,6 +146,7 @@ def _choose(role: str, offers: list[tuple[Path, NetworkToWrite]], file: str | No
 
 @models.command("list")
 @options.as_json
+@options.log_level
 def list_(as_json: bool) -> None:
     """List the bundles: installed ones and the demo's."""
     from faceanon_engine.engine.bundle import DEMO, Bundle, demo_path, installed
@@ -181,6 +183,7 @@ def list_(as_json: bool) -> None:
 @models.command()
 @click.argument("bundle", required=False)
 @options.as_json
+@options.log_level
 def verify(bundle: str | None, as_json: bool) -> int:
     """Check every file of BUNDLE (name or directory) against its sha256; exit code 1 when one is damaged."""
     from faceanon_engine.engine.bundle import Bundle
@@ -199,8 +202,17 @@ def verify(bundle: str | None, as_json: bool) -> int:
 
 @models.command()
 @click.argument("names", nargs=-1)
-@click.option("--dir", "folder", type=click.Path(path_type=Path), default=Path("checkpoints"), show_default=True)
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("checkpoints"),
+    show_default=True,
+    metavar="FOLDER",
+    help="Where they are put.",
+)
 @options.as_json
+@options.log_level
 def fetch(names: tuple[str, ...], folder: Path, as_json: bool) -> int:
     """Download the official files (those needed, or those NAMED) into a folder.
 

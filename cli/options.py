@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,106 +58,98 @@ log_level = click.option(
     help="Log records of this level and above go to stderr.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; everything else on stderr.")
-bundle = click.option("--bundle", metavar="NAME|PATH", help="The networks.  [default: the only one installed]")
-device = click.option("--device", metavar="auto|cpu|cuda", default="auto", show_default=True, help="Where to run.")
-align = click.option(
-    "--align",
-    type=click.Choice(ALIGNMENTS),
-    default="auto",
-    show_default=True,
-    help="auto finds and aligns the faces of photos; never takes inputs as aligned crops.",
+
+_DEFAULTS = {field.name: field.default for field in fields(JobSettings)}
+
+
+def _setting(
+    flag: str,
+    help: str,
+    kind: click.ParamType | tuple[str, ...] | None = None,
+    *,
+    chosen: str | None = None,
+    metavar: str | None = None,
+) -> Callable[[Command], Command]:
+    """The option of a setting, with the default that `JobSettings` gives it.
+
+    A tuple lists what it may be. Where the default is None, `chosen` says what is taken then.
+    """
+    return click.option(
+        flag,
+        type=click.Choice(kind) if isinstance(kind, tuple) else kind,
+        default=_DEFAULTS[flag.removeprefix("--").partition("/")[0].replace("-", "_")],
+        show_default=chosen is None,
+        metavar=metavar,
+        help=help if chosen is None else f"{help}  [default: {chosen}]",
+    )
+
+
+bundle = _setting(
+    "--bundle", "The networks.", chosen="the only one installed, the demo's where none is", metavar="NAME|PATH"
 )
-preset = click.option(
+preset = _setting(
     "--preset",
-    type=click.Choice(sorted(PRESETS)),
-    default="falco",
-    show_default=True,
-    help="What the paper means, what the released code does, or the paper's with early stopping.",
+    "What the paper means, what the released code does, or the paper's with early stopping.",
+    tuple(sorted(PRESETS)),
 )
-metric = click.option(
-    "--metric", type=click.Choice(METRICS), default="euclidean", show_default=True, help="Distance of the pairing."
-)
-limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N inputs.")
-batch_size = click.option(
-    "--batch-size", type=AutoOr(), default="auto", show_default=True, help="Faces that are processed together."
-)
-backend = click.option(
+batch_size = _setting("--batch-size", "Faces that are processed together.", AutoOr(), chosen="auto")
+limit = _setting("--limit", "Only the first N inputs.", click.IntRange(min=1), chosen="all", metavar="N")
+device = _setting("--device", "Where to run.", metavar="auto|cpu|cuda")
+backend = _setting(
     "--backend",
-    type=click.Choice(BACKENDS),
-    default="torch",
-    show_default=True,
-    help="What runs the stages without gradients; auto takes the fastest this machine can run, built at first use.",
+    "What runs the stages without gradients; auto takes the fastest this machine can run, built at first use.",
+    BACKENDS,
 )
-precision = click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    default="fp32",
-    show_default=True,
-    help="What those stages compute in.",
+precision = _setting("--precision", "What those stages compute in.", PRECISIONS)
+align = _setting(
+    "--align", "auto finds and aligns the faces of photos; never takes inputs as aligned crops.", ALIGNMENTS
 )
-truncation = click.option(
-    "--truncation", type=float, default=0.7, show_default=True, help="Psi of the pool, in (0, 1]."
-)
-seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the pool.")
-pool_size = click.option(
-    "--pool-size",
-    type=AutoOr(),
-    default="auto",
-    show_default=True,
-    help="Faces in the pool that originals are paired with.",
-)
+metric = _setting("--metric", "Distance of the pairing.", METRICS)
+pool_size = _setting("--pool-size", "Faces in the pool that originals are paired with.", AutoOr(), chosen="auto")
+truncation = _setting("--truncation", "Psi of the pool, above 0, at most 1.")
+seed = _setting("--seed", "Seed of the pool.", click.IntRange(min=0), metavar="N")
 
 _JOB_OPTIONS = (
     bundle,
     preset,
-    click.option(
-        "--margin", type=float, default=0.0, show_default=True, help="Identity cosine that may remain, 0 to 1."
-    ),
-    click.option("--steps", type=click.IntRange(min=0), metavar="N", help="Optimisation steps.  [default: 50]"),
+    _setting("--margin", "Identity cosine that may remain, 0 to 1."),
+    _setting("--steps", "Optimisation steps.", click.IntRange(min=0), chosen="the preset's, 50", metavar="N"),
     batch_size,
     limit,
     device,
     backend,
     precision,
-    click.option(
+    _setting(
         "--devices",
+        "Several devices, such as cuda:0,cuda:1: one process each.",
+        chosen="one, --device",
         metavar="NAME,NAME,...|all",
-        help="Several devices, such as cuda:0,cuda:1: one process each.  [default: one, --device]",
     ),
-    click.option(
-        "--optimise-precision",
-        type=click.Choice(OPTIMISE_PRECISIONS),
-        default="fp32",
-        show_default=True,
-        help="What the optimisation computes in; tf32 needs an NVIDIA GPU.",
+    _setting(
+        "--optimise-precision", "What the optimisation computes in; tf32 needs an NVIDIA GPU.", OPTIMISE_PRECISIONS
     ),
-    click.option(
+    _setting(
         "--proxy-resolution",
-        type=click.IntRange(min=8),
+        "Optimise through the generator's picture at that side, finish at full resolution.",
+        click.IntRange(min=8),
+        chosen="off",
         metavar="PIXELS",
-        help="Optimise through the generator's picture at that side, finish at full resolution.  [default: off]",
     ),
     align,
-    click.option(
-        "--format", type=click.Choice(FORMATS), help="Of the results.  [default: the preset's, png for falco]"
+    _setting("--format", "Of the results.", FORMATS, chosen="the preset's, png for falco"),
+    _setting(
+        "--quality", "Of jpeg and webp.", click.IntRange(1, 100), chosen="the preset's, 95 for falco", metavar="1..100"
     ),
-    click.option(
-        "--quality", type=click.IntRange(1, 100), metavar="1..100", help="Of jpeg and webp.  [default: the preset's]"
-    ),
-    click.option(
-        "--save-codes/--no-save-codes", default=False, help="Write each result's w+ code beside it, as .w_plus.npy."
-    ),
+    _setting("--save-codes/--no-save-codes", "Write each result's w+ code beside it, as .w_plus.npy."),
     metric,
     pool_size,
     truncation,
     seed,
-    click.option(
+    _setting(
         "--contact-sheet",
-        type=click.IntRange(min=0),
-        default=16,
-        show_default=True,
+        "Show the first N results beside their ORIGINALS in OUTPUT/contact-sheet.png; 0 makes none.",
+        click.IntRange(min=0),
         metavar="N",
-        help="Show the first N results beside their ORIGINALS in OUTPUT/contact-sheet.png; 0 makes none.",
     ),
     click.option(
         "--config",

@@ -72,6 +72,7 @@ def create(
 
 @pool.command("list")
 @options.as_json
+@options.log_level
 def list_(as_json: bool) -> None:
     """List the finished pools."""
     from faceanon_engine.engine.pool import list_pools, pools_root

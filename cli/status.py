@@ -21,6 +21,7 @@ _COLOURS = {"done": "green", "failed": "red", "pending": "yellow"}
 @click.option("--failed", is_flag=True, help="Only what failed, with the reasons.")
 @click.option("--all", "show_all", is_flag=True, help=f"All rows, not only the first {_SHOWN}.")
 @options.as_json
+@options.log_level
 def status(output: Path, failed: bool, show_all: bool, as_json: bool) -> None:
     """Show what happened to every image of the job in the folder OUTPUT."""
     from faceanon_engine.engine.manifest import NAME, Manifest

@@ -6,7 +6,8 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.preset import Preset, get_preset
@@ -114,29 +115,11 @@ class JobSettings:
         return self.resolved_preset.output_quality if self.quality is None else self.quality
 
 
-# What each setting takes: the order of types is the order in which a value is tried.
+# What each setting takes, where it takes more than "choose".
 _TYPES: dict[str, type] = {
-    "bundle": str,
-    "preset": str,
-    "margin": float,
-    "steps": int,
-    "batch_size": int,
-    "limit": int,
-    "device": str,
-    "devices": str,
-    "backend": str,
-    "precision": str,
-    "optimise_precision": str,
-    "proxy_resolution": int,
-    "align": str,
-    "format": str,
-    "quality": int,
-    "save_codes": bool,
-    "metric": str,
-    "pool_size": int,
-    "truncation": float,
-    "seed": int,
-    "contact_sheet": int,
+    name: next(kind for kind in (get_args(hint) or (hint,)) if kind is not NoneType)
+    for name, hint in get_type_hints(JobSettings).items()
+    if name not in ("input", "output")
 }
 _AUTO = ("batch_size", "pool_size")
 _OPTIONAL = tuple(field.name for field in fields(JobSettings) if field.default is None)

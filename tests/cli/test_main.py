@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import fields
+
 import click
 import pytest
 from click.testing import CliRunner
 
 from faceanon_engine.cli.main import COMMANDS, cli
+from faceanon_engine.engine.config import JobSettings
 
 
 def test_the_main_job_and_its_stages_are_listed() -> None:
@@ -21,3 +25,34 @@ def test_every_listed_command_can_be_called(name: str) -> None:
     run = CliRunner().invoke(cli, [name, "--help"])
     assert run.exit_code == 0, run.output
     assert "Usage" in run.output
+
+
+def _commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from _commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+@pytest.mark.parametrize(("path", "command"), [pytest.param(*found, id=" ".join(found[0])) for found in _commands(cli)])
+def test_every_command_takes_the_log_level_that_errors_advise_and_explains_its_options(
+    path: tuple[str, ...], command: click.Command
+) -> None:
+    found = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    assert "--log-level" in {name for option in found for name in option.opts}
+    assert [option.name for option in found if not option.help] == []
+
+
+def test_every_setting_of_a_job_has_an_option_with_its_default() -> None:
+    command = cli.get_command(click.Context(cli), "anonymize")
+    assert command is not None
+    options = {parameter.name: parameter for parameter in command.params}
+    for field in fields(JobSettings):
+        if field.name in ("input", "output"):
+            continue
+        value = options[field.name].get_default(click.Context(command))
+        assert value == field.default, field.name
