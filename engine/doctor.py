@@ -41,6 +41,7 @@ def examine() -> dict[str, Any]:
         "gpus": _attempt(_gpus) or [],
         "backends": {name: _backend(trial) for name, trial in _BACKENDS.items()},
         "exporting": _backend(_exporting),
+        "fused_kernels": _backend(_fused_kernels),
         "auto": {device: _backend(partial(_automatic, device)) for device in _devices()},
         "detector": _backend(_detector),
         "bundles": _bundles(),
@@ -182,6 +183,24 @@ def _exporting() -> str:
     if reason is not None:
         raise RuntimeError(reason)
     return ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "onnx", "onnxscript"))
+
+
+def _fused_kernels() -> str:
+    """Run one of the optimisation's kernels and look at the result."""
+    import torch
+
+    from faceanon_engine.kernels.cuda.launch import CudaLauncher
+    from faceanon_engine.kernels.token_loss import token_loss, token_loss_reference
+
+    if not torch.cuda.is_available():
+        raise RuntimeError("no GPU that PyTorch can use; without one PyTorch's own operations run")
+    launcher = CudaLauncher(torch.device("cuda"))
+    tokens = torch.linspace(-1, 1, 2 * 5 * 24, device=launcher.device).view(2, 5, 24)
+    reference = tokens.flip(1)
+    found, expected = token_loss(tokens, reference, launcher=launcher), token_loss_reference(tokens, reference)
+    if not torch.allclose(found, expected, rtol=1e-5):
+        raise RuntimeError("a kernel gave a wrong result")
+    return f"sm_{launcher.architecture}, launched by {'PyCUDA' if launcher.pycuda else 'the driver'}"
 
 
 def _devices() -> list[str]:

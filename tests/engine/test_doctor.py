@@ -1,0 +1,56 @@
+"""Whether the fused kernels run is found out by running one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kernels"))
+from host_launcher import COMPILER, HostLauncher
+
+from faceanon_engine.engine import doctor
+from faceanon_engine.kernels.cuda import launch
+from faceanon_engine.kernels.cuda.compile import CompileError
+
+
+def kernels() -> dict[str, Any]:
+    return doctor._backend(doctor._fused_kernels)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_without_a_gpu_the_kernels_do_not_run() -> None:
+    found = kernels()
+    assert not found["works"]
+    assert "no GPU that PyTorch can use" in found["reason"]
+
+
+def test_what_the_launcher_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: torch.device) -> None:
+        raise CompileError("nvcc was not found: install the CUDA toolkit")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(launch, "CudaLauncher", fails)
+    assert kernels() == {"works": False, "reason": "nvcc was not found: install the CUDA toolkit"}
+
+
+@pytest.mark.skipif(COMPILER is None, reason="g++ is not installed: it compiles the CUDA sources for the host")
+@pytest.mark.parametrize("right", [True, False])
+def test_a_kernel_is_run_and_looked_at(right: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Launcher(HostLauncher):
+        device, architecture, pycuda = torch.device("cpu"), 90, None
+
+        def launch(self, source: str, kernel: str, grid: Any, block: Any, arguments: Any, shared: int = 0) -> None:
+            arguments.values -= 0 if right else 8
+            super().launch(source, kernel, grid, block, arguments, shared)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(launch, "CudaLauncher", lambda _: Launcher(tmp_path))
+    found = kernels()
+    assert found["works"] == right
+    assert found.get("version", found.get("reason")) == (
+        "sm_90, launched by the driver" if right else "a kernel gave a wrong result"
+    )
