@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from faceanon_engine.cli import options
 from faceanon_engine.cli.console import error_console, output_console, print_json
+from faceanon_engine.cli.writable import refuse_unwritable
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.preset import get_preset
 
@@ -306,10 +307,9 @@ def _check_output(path: Path) -> None:
         raise UserError(f"{path} does not end in .json: give --output a name such as bench.json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another --output") from None
+        raise UserError(f"{path} cannot be written ({error.strerror}): give another --output") from None
+    refuse_unwritable(path, "--output")
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from faceanon_engine.cli import options
-from faceanon_engine.cli.console import error_console, output_console, print_json
+from faceanon_engine.cli.console import add_row, error_console, output_console, print_json, say
+from faceanon_engine.cli.writable import refuse_unwritable
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.export.build import Watcher
 
@@ -17,12 +19,21 @@ if TYPE_CHECKING:
     from faceanon_engine.export.build import Built, Item, Request
 
 
+_LARGEST_BATCH = 2**16
+_LARGEST_WORKSPACE = 2**20
+
+
 def _names(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
     """Names with commas between them, each once."""
-    return tuple(dict.fromkeys(name.strip() for name in (value or "").split(",") if name.strip()))
+    names = tuple(dict.fromkeys(name.strip() for name in (value or "").split(",") if name.strip()))
+    if value is not None and not names:
+        raise click.BadParameter("give at least one name, or leave it out")
+    return names
 
 
 def _gibibytes(_context: click.Context, _parameter: click.Parameter, value: float | None) -> int | None:
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("that is no number")
     return None if value is None else int(value * 2**30)
 
 
@@ -73,7 +84,11 @@ def _gibibytes(_context: click.Context, _parameter: click.Parameter, value: floa
 @click.option("--strip-weights", is_flag=True, help="Leave out the weights, put back on opening; needs a GPU to build.")
 @click.option("--optimization-level", type=click.IntRange(0, 5), metavar="0..5", help="More is slower to build.")
 @click.option(
-    "--workspace", callback=_gibibytes, type=click.FloatRange(min=0), metavar="GIB", help="At most, a kernel."
+    "--workspace",
+    callback=_gibibytes,
+    type=click.FloatRange(0, _LARGEST_WORKSPACE),
+    metavar="GIB",
+    help="At most, a kernel.",
 )
 @click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="In place of the user's cache.")
 @click.option(
@@ -147,25 +162,33 @@ def build(
     opened = Bundle.open(bundle)
     cache = EngineCache(output)
     if dry_run:
-        for item in items:
-            click.echo(f"would build: {item.title}")
-        click.echo(f"{len(items)} to build of bundle {opened.name} into {cache.root}; nothing was built")
+        _print_plan(items, opened.name, cache.root, as_json)
         return
-    _refuse_unwritable(report)
+    refuse_unwritable(report, "--report")
     with _Progress() as progress:
         built = building.run(opened, request, items, cache, progress)
-    _write_report(report, opened, request, built)
     failed = [each for each in built if each.error is not None]
     code = 1 if failed else 0
+    # Shown first: a disk that is full by now takes nothing of it.
     if as_json:
         print_json({"report": str(report), "built": [asdict(each) for each in built], "exit_code": code})
     else:
         _print_table(built)
-        console = output_console()
         for each in failed:
-            console.print(f"failed: {each.error}", markup=False, soft_wrap=True)
-        console.print(f"{len(built) - len(failed)} built, {len(failed)} failed; report: {report}", markup=False)
+            say(output_console(), f"failed: {each.error}")
+        say(output_console(), f"{len(built) - len(failed)} built, {len(failed)} failed; report: {report}")
+    _write_report(report, opened, request, built)
     context.exit(code)
+
+
+def _print_plan(items: list[Item], name: str, root: Path, as_json: bool) -> None:
+    if as_json:
+        print_json({"would_build": [asdict(item) for item in items], "into": str(root)})
+        return
+    console = output_console()
+    for item in items:
+        say(console, f"would build: {item.title}")
+    say(console, f"{len(items)} to build of bundle {name} into {root}; nothing was built")
 
 
 def _profile(text: str) -> Any:
@@ -175,12 +198,9 @@ def _profile(text: str) -> Any:
     if not all(part.isdecimal() for part in parts) or len(parts) not in (1, 3):
         raise UserError(f"batch {text!r}: give one number, or a least, a usual and a largest such as 1,8,64")
     sizes = [int(part) for part in parts]
+    if max(sizes) > _LARGEST_BATCH:
+        raise UserError(f"batch {text!r}: at most {_LARGEST_BATCH} images at once")
     return Profile(*(sizes * 3 if len(sizes) == 1 else sizes))
-
-
-def _refuse_unwritable(report: Path) -> None:
-    if not report.absolute().parent.is_dir():
-        raise UserError(f"the folder of {report} does not exist: make it first, or give another --report")
 
 
 def _write_report(path: Path, bundle: Any, request: Request, built: list[Built]) -> None:
@@ -227,12 +247,11 @@ class _Progress(Watcher):
         state = "failed" if built.error else "kept" if built.reused else f"{built.seconds:.1f} s"
         self._progress.update(self._tasks[item], total=1.0, completed=1.0, detail=state)
         if self._progress.disable:
-            self._console.print(f"{item.title}: {state}", markup=False)
+            say(self._console, f"{item.title}: {state}")
 
 
 def _print_table(built: list[Built]) -> None:
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("network", "precision", "backend", "for"):
@@ -245,8 +264,9 @@ def _print_table(built: list[Built]) -> None:
         else:
             size, seconds = f"{(each.bytes or 0) / 1e6:.1f} MB", "kept" if each.reused else f"{each.seconds:.1f} s"
         rate = "" if each.throughput is None else f"{each.throughput:.0f}"
-        table.add_row(
-            *(Text(part) for part in (each.graph, each.precision, each.backend, each.architecture or "")),
+        add_row(
+            table,
+            *(each.graph, each.precision, each.backend, each.architecture or ""),
             size,
             seconds,
             "" if each.maximum_error is None else f"{each.maximum_error:.1e}",
@@ -261,12 +281,11 @@ def _print_table(built: list[Built]) -> None:
         if each.not_run
     )
     for reason in reasons:
-        console.print(reason, markup=False, soft_wrap=True)
+        say(console, reason)
 
 
 def _show(path: Path, as_json: bool) -> None:
     from rich.table import Table
-    from rich.text import Text
 
     from faceanon_engine.export.inspect import inspect
 
@@ -276,7 +295,7 @@ def _show(path: Path, as_json: bool) -> None:
         return
     console = output_console()
     for name, value in contents.facts.items():
-        console.print(f"{name}: {value}", markup=False, soft_wrap=True)
+        say(console, f"{name}: {value}")
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("layer", "type", "precision", "output"):
         table.add_column(heading, overflow="fold")
@@ -284,15 +303,14 @@ def _show(path: Path, as_json: bool) -> None:
     for layer in contents.layers:
         shape = "x".join("N" if size == -1 else str(size) for size in layer.shape)
         weights = f"{layer.weights / 1024:.1f} KiB" if layer.weights else ""
-        table.add_row(*(Text(part) for part in (layer.name, layer.type, layer.precision, shape)), weights)
+        add_row(table, layer.name, layer.type, layer.precision, shape, weights)
     console.print(table)
     by_precision: dict[str, int] = {}
     for layer in contents.layers:
         by_precision[layer.precision] = by_precision.get(layer.precision, 0) + 1
     counts = ", ".join(f"{count} {name or 'of no type'}" for name, count in sorted(by_precision.items()))
     total = sum(layer.weights for layer in contents.layers)
-    console.print(
+    say(
+        console,
         f"{len(contents.layers)} layers ({counts}), {total / 1e6:.1f} MB of weights; from {contents.source}",
-        markup=False,
-        soft_wrap=True,
     )

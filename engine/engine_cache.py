@@ -11,22 +11,24 @@ as good as missing and is made again. Records are written last, both whole or no
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.sessions.graphs import Artifact, ImageInput, Precision, artifact_name, write_whole
 from faceanon_engine.engine.sessions.session import Profile
 
 logger = logging.getLogger(__name__)
+
+Made = TypeVar("Made", Artifact, "Entry")
 
 FORMAT = 1
 EXPORTER = "faceanon-engine"
@@ -158,9 +160,11 @@ class EngineCache:
     ) -> Artifact:
         """The exported graph, which `export(folder)` makes where it is missing; processes that want the same wait."""
         folder = self.graphs_folder(bundle)
-        with self._locked(folder / artifact_name(graph, precision, image_input)):
-            found = None if force else self.find_graph(bundle, graph, precision, image_input)
-            return found or export(folder)
+        return self._once(
+            folder / artifact_name(graph, precision, image_input),
+            lambda: None if force else self.find_graph(bundle, graph, precision, image_input),
+            lambda: export(folder),
+        )
 
     # -- engines -----------------------------------------------------------------------------------------------
 
@@ -195,7 +199,7 @@ class EngineCache:
         for record in sorted(folder.glob("*.json")) if folder.is_dir() else []:
             try:
                 found = _key_of(json.loads(record.read_text(encoding="utf-8"))["key"])
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, UserError):
                 continue
             same = replace(
                 found,
@@ -225,38 +229,39 @@ class EngineCache:
 
         Processes that want the same key do the work once: the others wait and take what the first one built.
         """
-        path = self.path(key)
-        with self._locked(path.with_suffix("")):
-            entry = None if force else self.find(key)
-            if entry is not None:
-                return entry
-            content, details = build()
-            plan = memoryview(content)
-            record = {
-                "format": FORMAT,
-                "key": asdict(key),
-                "file": path.name,
-                "sha256": hashlib.sha256(plan).hexdigest(),
-                "bytes": plan.nbytes,
-                "details": details,
-            }
-            try:
-                path.with_suffix(".json").unlink(missing_ok=True)
-                for stale in path.parent.glob(f"{path.stem}-*.runtime"):
-                    stale.unlink()
-                write_whole(path, plan)  # type: ignore[arg-type]
-                write_whole(path.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
-            except OSError as error:
-                raise _unwritable(path, error) from None
-            self._remove_superseded(key)
-            return Entry(path, key, details)
+        return self._once(
+            self.path(key).with_suffix(""),
+            lambda: None if force else self.find(key),
+            lambda: self._put(key, *build()),
+        )
+
+    def _put(self, key: EngineKey, content: Any, details: dict[str, Any]) -> Entry:
+        path, plan = self.path(key), memoryview(content)
+        record = {
+            "format": FORMAT,
+            "key": asdict(key),
+            "file": path.name,
+            "sha256": hashlib.sha256(plan).hexdigest(),
+            "bytes": plan.nbytes,
+            "details": details,
+        }
+        try:
+            path.with_suffix(".json").unlink(missing_ok=True)
+            for stale in path.parent.glob(f"{path.stem}-*.runtime"):
+                stale.unlink()
+            write_whole(path, plan)  # type: ignore[arg-type]
+            write_whole(path.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        self._remove_superseded(key)
+        return Entry(path, key, details)
 
     def _remove_superseded(self, key: EngineKey) -> None:
         """Delete engines that differ by an older graph or version alone: nothing will ask for them again."""
         for record in self.path(key).parent.glob("*.json"):
             try:
                 other = _key_of(json.loads(record.read_text(encoding="utf-8"))["key"])
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, UserError):
                 continue
             same = replace(other, graph_digest=key.graph_digest, backend_version=key.backend_version)
             if same == key and other != key:
@@ -268,18 +273,22 @@ class EngineCache:
         """File of the timings that a version of TensorRT measured on GPUs of that architecture."""
         return self.root / "timing" / f"{backend}-{version}-{architecture}.timing"
 
-    @contextmanager
-    def _locked(self, path: Path) -> Iterator[None]:
+    def _once(self, path: Path, find: Callable[[], Made | None], make: Callable[[], Made]) -> Made:
+        """What is found, or else made; of several processes one makes it and the others wait and find it."""
         from filelock import FileLock
 
+        lock = FileLock(f"{path}.lock")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(f"{path}.lock")
             lock.acquire()
         except OSError as error:
-            raise _unwritable(path, error) from None
+            # What lies in a folder that cannot be written to may still be what is wanted.
+            found = find()
+            if found is None:
+                raise _unwritable(path, error) from None
+            return found
         try:
-            yield
+            return find() or make()
         finally:
             lock.release()
 
@@ -356,6 +365,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"{path} cannot be written ({error.strerror or error}): free space there or set FACEANON_HOME to another folder"
-    )
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    way = "free space there" if full else "make the folder writable"
+    reason = error.strerror or error
+    return UserError(f"{path} cannot be written ({reason}): {way}, or use another (FACEANON_HOME, build --output)")

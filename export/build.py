@@ -15,6 +15,14 @@ import numpy as np
 from faceanon_engine.engine.bundle import ROLES, Bundle
 from faceanon_engine.engine.engine_cache import EngineCache, EngineOptions, Entry, runs_on
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.measure import (
+    Budget,
+    host_probe,
+    measure_interleaved,
+    resident_peak,
+    summarise,
+    would_not_fit,
+)
 from faceanon_engine.engine.sessions.cuda_driver import Gpu, gpus
 from faceanon_engine.engine.sessions.failures import OutOfMemory, first_line
 from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, ImageInput, Precision, get_graph, write_whole
@@ -314,7 +322,8 @@ def _try(bundle: Bundle, item: Item, request: Request, artifact: Artifact, entry
         with (
             open_engine(entry.path, artifact, device=device) if entry else open_artifact(artifact, device=device)
         ) as session:
-            inputs = _inputs(session, request.profile.opt)
+            usual = request.profile.opt
+            inputs = _inputs(session, _fitting(session, usual) if device == "cpu" else usual)
             found: dict[str, Any] = {
                 "throughput": _throughput(session, inputs),
                 "throughput_batch": len(inputs),
@@ -326,6 +335,15 @@ def _try(bundle: Bundle, item: Item, request: Request, artifact: Artifact, entry
         logger.debug("%s cannot be run", item.title, exc_info=True)
         return {"not_run": _told(error)}
     return found
+
+
+def _fitting(session: Session, count: int) -> int:
+    """So many images, or fewer where what one takes says that they would not fit into memory."""
+    with resident_peak() as peak:
+        session.run(_inputs(session, 1))
+    while count > 1 and would_not_fit((peak.growth or 0) * count):
+        count //= 2
+    return count
 
 
 def _inputs(session: Session, count: int) -> Any:
@@ -341,8 +359,6 @@ def _inputs(session: Session, count: int) -> Any:
 
 def _throughput(session: Session, inputs: Any) -> float:
     """Images a second, host to host: the median run of about half a second."""
-    from faceanon_engine.engine.measure import Budget, host_probe, measure_interleaved, summarise
-
     budget = Budget(warmup_seconds=0.05, min_seconds=0.5, min_iterations=3, max_seconds=10.0, rounds=1)
     samples = measure_interleaved({"run": host_probe(lambda: session.run(inputs))}, budget)["run"]
     return len(inputs) / (summarise(samples.milliseconds()).p50 / 1000)

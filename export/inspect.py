@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from faceanon_engine.engine.sessions.cuda_driver import gpus
 from faceanon_engine.engine.sessions.graphs import Artifact
 from faceanon_engine.engine.sessions.tensorrt_session import load_module, make_logger
 from faceanon_engine.export.tensorrt import Layer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,12 @@ class Contents:
 
 def inspect(path: Path) -> Contents:
     """Look into an engine (.plan) or an exported graph (.onnx); raises UserError when it is neither or damaged."""
-    if path.suffix == ".onnx":
-        return _graph(path)
-    if path.suffix == ".plan":
-        return _engine(path)
-    raise UserError(f"{path} is neither an engine (.plan) nor an exported graph (.onnx)")
+    look = {".onnx": _graph, ".plan": _engine}.get(path.suffix)
+    if look is None:
+        raise UserError(f"{path} is neither an engine (.plan) nor an exported graph (.onnx)")
+    if not path.is_file():
+        raise UserError(f"{path} is not there: 'faceanon-engine build' says in build-report.json where it put what")
+    return look(path)
 
 
 def _engine(path: Path) -> Contents:
@@ -45,9 +49,9 @@ def _engine(path: Path) -> Contents:
         "options": ", ".join(f"{name} {value}" for name, value in vars(key.options).items() if value) or "none",
         "bundle": key.bundle,
         "graph": key.graph_digest,
-        "built in": f"{entry.details['seconds']:.2f} s",
+        "built in": f"{entry.details.get('seconds', 0):.2f} s",
     }
-    layers = [Layer(**{**layer, "shape": tuple(layer["shape"])}) for layer in entry.details["layers"]]
+    layers = [Layer(**{**layer, "shape": tuple(layer["shape"])}) for layer in entry.details.get("layers", [])]
     source = "the network as it was built; fused layers are shown where the engine can be opened, on its GPU"
     if gpus():
         fused = _fused(entry.path.read_bytes(), key.backend)
@@ -60,14 +64,22 @@ def _fused(plan: bytes, backend: str) -> list[Layer]:
     """The layers of an engine that can be opened here; empty when it cannot or tells nothing."""
     import json
 
-    trt = load_module(backend)
-    runtime = trt.Runtime(make_logger(trt, []))
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
+    try:
+        trt = load_module(backend)
+        runtime = trt.Runtime(make_logger(trt, []))
+        if hasattr(runtime, "engine_host_code_allowed"):
+            runtime.engine_host_code_allowed = True  # as when it is run; its checksum was compared
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            return []
+        text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+        layers = json.loads(text).get("Layers", [])
+    except Exception as error:
+        # Whatever keeps it from being opened here, what was recorded when it was built can be shown.
+        logger.info("the engine cannot be looked into: %s", error)
         return []
-    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     found = []
-    for layer in json.loads(text).get("Layers", []):
+    for layer in layers:
         if isinstance(layer, str):
             found.append(Layer(layer, "", "", (), 0))
             continue

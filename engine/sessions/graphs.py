@@ -190,6 +190,10 @@ class Artifact:
                 content[key] = {
                     name: TensorSpec(spec["dtype"], tuple(spec["shape"])) for name, spec in content[key].items()
                 }
+                if len(content[key]) != 1:
+                    raise ValueError(f"{len(content[key])} {key} where one is expected")
+            for key in ("tools", "reached"):
+                dict.keys(content.get(key, {}))
             content["path"] = record.parent / content["path"]
             content["data"] = tuple(content["data"])
             content["asked"] = content["asked"] and Tolerance(**content["asked"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -112,7 +113,9 @@ def test_what_cannot_be_built_is_a_row_with_a_reason_and_the_others_are_built(
         (("--batch", "many"), "batch 'many': give one number"),
         (("--backend", "onnxruntime", "--target", "sm_89"), "--target names GPUs and nothing is built for any"),
         (("--report", "no/such/folder.json", "--backend", "onnxruntime"), "the folder of no/such/folder.json"),
-        (("--inspect", "nothing.plan"), "nothing.json cannot be read"),
+        (("--report", ".", "--backend", "onnxruntime"), ". is a folder: give --report the name of a file"),
+        (("--batch", "1,8,99999999999999999999"), "at most 65536 images at once"),
+        (("--inspect", "nothing.plan"), "nothing.plan is not there"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(
@@ -126,12 +129,60 @@ def test_mistakes_are_one_line_and_exit_2(
     assert not (tmp_path / "build-report.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--precision", ","), "give at least one name"),
+        (("--workspace", "nan"), "that is no number"),
+        (("--workspace", "1e30"), "is not in the range"),
+    ],
+)
+def test_a_wrong_option_is_told(bundle: Bundle, arguments: tuple[str, ...], words: str) -> None:
+    run = CliRunner().invoke(cli, ["build", "--bundle", str(bundle.path), *arguments])
+    assert run.exit_code == 2
+    assert words in run.output
+
+
+def test_what_was_built_is_shown_though_the_report_cannot_be_written(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from faceanon_engine.export import onnx_export
+
+    def export_graph(of: Bundle, graph: str, precision: Any, folder: Path, **_: Any) -> Any:
+        return write_linear(folder, graph=graph, bundle=of.digest)
+
+    def full(*_: Any) -> None:
+        raise UserError("build-report.json cannot be written (No space left on device): give another --report")
+
+    monkeypatch.setattr(onnx_export, "export_graph", export_graph)
+    monkeypatch.setattr(onnx_export, "trace_bundle", lambda *_, **__: None)
+    monkeypatch.setattr(building, "write_report", full)
+    monkeypatch.chdir(tmp_path)
+    names = ("--networks", "mapping", "--backend", "onnxruntime", "--output", str(tmp_path / "out"))
+    run = CliRunner().invoke(cli, ["build", "--bundle", str(bundle.path), *names])
+    assert isinstance(run.exception, UserError)
+    assert "1 built, 0 failed" in run.output
+
+
+def test_a_trial_takes_no_more_images_than_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = opening.open_artifact(write_linear(tmp_path))
+    monkeypatch.setattr(building, "would_not_fit", lambda needed: None if needed <= 10 * 2**20 else "too much")
+
+    class Peak:
+        growth = 2**20
+
+    monkeypatch.setattr(building, "resident_peak", lambda: contextlib.nullcontext(Peak()))
+    assert [building._fitting(session, count) for count in (1, 8, 64, 1000)] == [1, 8, 8, 7]
+
+
 def test_a_dry_run_lists_and_builds_nothing(tmp_path: Path, bundle: Bundle) -> None:
     arguments = ["build", "--bundle", str(bundle.path), "--backend", "onnxruntime", "--dry-run"]
     run = CliRunner().invoke(cli, [*arguments, "--output", str(tmp_path / "out")])
     assert run.exit_code == 0, run.output
     assert run.output.count("would build: ") == len(GRAPHS)
     assert not (tmp_path / "out").exists()
+    run = CliRunner().invoke(cli, [*arguments, "--json"])
+    assert [item["graph"] for item in json.loads(run.stdout)["would_build"]] == list(GRAPHS)
 
 
 def test_networks_are_named_by_graph_or_by_role() -> None:

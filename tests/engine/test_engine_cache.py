@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
@@ -269,6 +271,39 @@ def test_a_graph_of_another_bundle_in_this_bundles_place_is_not_taken(tmp_path: 
     cache = EngineCache(tmp_path)
     write_linear(cache.graphs_folder("b" * 64), bundle="b" * 60 + "cccc", weight=WEIGHT * 2)
     assert cache.find_graph("b" * 64, "mapping", "fp32") is None
+
+
+def test_what_lies_in_a_folder_that_cannot_be_written_to_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, build = EngineCache(tmp_path), Builder()
+    built = cache.ensure(KEY, build)
+    exported = write_linear(cache.graphs_folder("b" * 64))
+
+    def refuse(_lock: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    def export(_folder: Path) -> Any:
+        raise AssertionError("it is there")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    assert cache.ensure(KEY, build) == built
+    assert cache.ensure_graph("b" * 64, "mapping", "fp32", export) == exported
+    message = r"Read-only file system\): make the folder writable, or use another"
+    with pytest.raises(UserError, match=message):
+        cache.ensure(KEY, build, force=True)
+    with pytest.raises(UserError, match=message):
+        cache.ensure(replace(KEY, profile=Profile(2, 2, 2)), build)
+    assert build.count == 1
+
+
+@pytest.mark.parametrize("entry", ["tools", "reached", "inputs"])
+def test_a_graph_whose_record_makes_no_sense_is_not_taken(tmp_path: Path, entry: str) -> None:
+    cache = EngineCache(tmp_path)
+    record = write_linear(cache.graphs_folder("b" * 64)).record
+    for nonsense in (5, "x", None, []):
+        record.write_text(json.dumps(json.loads(record.read_text()) | {entry: nonsense}))
+        assert cache.find_graph("b" * 64, "mapping", "fp32") is None
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
