@@ -42,6 +42,7 @@ def doctor(as_json: bool) -> None:
         for name, entry in found[kind].items():
             add_row(table, f"{kind[:-1]} {name}", *_mark(entry))
     add_row(table, "exporting", *_mark(found["exporting"]))
+    add_row(table, "fused kernels", *_mark(found["fused_kernels"]))
     for device, entry in found["auto"].items():
         add_row(table, f"--backend auto on {device}", *_mark(entry))
     add_row(table, "face detector", *_mark(found["detector"]))
