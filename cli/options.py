@@ -105,7 +105,13 @@ align = _setting(
     "--align", "auto finds and aligns the faces of photos; never takes inputs as aligned crops.", ALIGNMENTS
 )
 metric = _setting("--metric", "Distance of the pairing.", METRICS)
-pool_size = _setting("--pool-size", "Faces in the pool that originals are paired with.", AutoOr(), chosen="auto")
+pool_size = _setting(
+    "--pool-size",
+    "Faces in the pool that originals are paired with; auto takes the largest there is, or makes one of at least two "
+    "an original.",
+    AutoOr(),
+    chosen="auto",
+)
 truncation = _setting("--truncation", "Psi of the pool, above 0, at most 1.")
 seed = _setting("--seed", "Seed of the pool.", click.IntRange(min=0), metavar="N")
 

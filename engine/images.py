@@ -214,7 +214,8 @@ def _decode(stream: Any, max_pixels: int) -> DecodedImage:
 def _upright(image: Image.Image) -> Image.Image:
     """The picture turned as its EXIF data say; what is damaged in them is no reason to refuse the picture."""
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        orientation: Any = image.getexif().get(ExifTags.Base.Orientation)
+        turn = _TURNS.get(orientation)
     except Exception:
         return image
     return image if turn is None else image.transpose(turn)

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 DEFAULT_TRUNCATION = 0.7
+LARGEST_AUTOMATIC = 60_000
 Progress = Callable[[int, int], None]
 Embed = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
@@ -317,9 +318,14 @@ def list_pools(root: Path | None = None) -> list[Pool]:
 def automatic_size(inputs: int) -> int:
     """Pool size for a number of originals: at least twice as many fakes, 1,024 to 60,000, a power of two below."""
     size = 1024
-    while size < 2 * inputs and size < 60_000:
+    while size < enough(inputs):
         size *= 2
-    return min(size, 60_000)
+    return min(size, LARGEST_AUTOMATIC)
+
+
+def enough(inputs: int) -> int:
+    """Fakes that a number of originals needs: two for each, at most as many as the paper's pool has."""
+    return min(2 * inputs, LARGEST_AUTOMATIC)
 
 
 def choose_spec(
@@ -333,13 +339,15 @@ def choose_spec(
 ) -> PoolSpec:
     """The pool a job uses: the size asked for, else the largest there is for these settings, else an automatic one.
 
-    One whose making was stopped before it had any features is passed over: it may have been too large to wait for.
+    Passed over are those that are too small for the inputs, and one whose making was stopped before it had any
+    features: it may have been too large to wait for.
     """
     if size is None:
         existing = [
             pool.size
             for pool in list_pools(root)
             if (pool.spec.bundle, pool.spec.truncation_psi, pool.spec.seed) == (bundle, truncation_psi, seed)
+            and pool.size >= enough(inputs)
             and any(pool.path.glob("embedding-*.npy"))
         ]
         size = max(existing, default=automatic_size(inputs))

@@ -122,8 +122,6 @@ def test_a_pool_without_features_is_not_chosen_unasked(networks: tuple[Any, Any]
     with pytest.raises(KeyboardInterrupt):
         make(PoolSpec("b" * 64, 3000), networks, tmp_path, progress=stop)
     assert choose_spec("b" * 64, None, 0.7, 0, inputs=3, root=tmp_path).size == 1024
-    make(PoolSpec("b" * 64, 20), networks, tmp_path)
-    assert choose_spec("b" * 64, None, 0.7, 0, inputs=3, root=tmp_path).size == 20
 
 
 def test_who_waits_for_a_pool_that_another_makes_says_so(
@@ -143,3 +141,13 @@ def test_who_waits_for_a_pool_that_another_makes_says_so(
         assert not made
     waiter.join(30)
     assert made[0].spec == spec
+
+
+@pytest.mark.parametrize(("inputs", "size"), [(10, 20), (11, 1024), (5000, 16384), (10**6, 60_000)])
+def test_a_small_pool_of_an_earlier_trial_does_not_serve_a_large_job(
+    networks: tuple[Any, Any], tmp_path: Path, inputs: int, size: int
+) -> None:
+    for existing in (6, 20):
+        make(PoolSpec("b" * 64, existing), networks, tmp_path)
+    assert choose_spec("b" * 64, None, 0.7, 0, inputs=inputs, root=tmp_path).size == size
+    assert choose_spec("b" * 64, 7, 0.7, 0, inputs=inputs, root=tmp_path).size == 7
