@@ -162,8 +162,8 @@ def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> DecodedImage
     """Decode a file to upright RGB; raises InputError with the reason when that cannot be done.
 
     Transparency is laid on white, 16-bit greyscale is scaled to 8 bits, CMYK and other spaces are converted without
-    regard to colour profiles, an animation gives its first frame. Reasons: "missing", "unreadable", "empty", "not-an-image", "truncated",
-    "too-large", "too-small", "damaged".
+    regard to colour profiles, an animation gives its first frame. Reasons: "missing", "unreadable", "empty",
+    "not-an-image", "truncated", "too-large", "too-small", "damaged".
     """
     try:
         if path.is_dir():

@@ -17,6 +17,8 @@ from faceanon_engine.engine import images
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images import InputError, encode, find_inputs, read_image, write_atomically
 
+# What decoders warn of is what these tests give them.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 PICTURE = np.stack(np.meshgrid(np.arange(0, 240, 10), np.arange(0, 160, 10)), axis=-1).astype(np.uint8)
 PICTURE = np.concatenate([PICTURE, 255 - PICTURE[..., :1]], axis=-1)  # [16, 24, 3]
 
