@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,40 +16,46 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from faceanon_engine.cli import options
 from faceanon_engine.cli.console import error_console, output_console, print_json
+from faceanon_engine.cli.numbers import NumberRange
 from faceanon_engine.cli.writable import refuse_unwritable
+from faceanon_engine.engine.bench.compare import compare_results, obstacles, read_result
+from faceanon_engine.engine.bench.plan import MODES
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.preset import get_preset
+from faceanon_engine.engine.sessions.graphs import GRAPHS, PRECISIONS
+from faceanon_engine.engine.sessions.opening import BACKENDS, why_not
 
-_MODES = ("latency", "throughput", "optimise", "all")
 _BATCHES = (1, 2, 4, 8, 16, 32)
 _STEP_BATCHES = (1, 2, 4, 8)
+_LONGEST = 24 * 3600.0
+"""Seconds that a case may be asked to be measured for."""
 
 
 class Words(click.ParamType):
     """Names separated by commas, each one of those known; "all" is every one of them."""
 
-    def __init__(self, known: Callable[[], tuple[str, ...]], name: str) -> None:
-        self._known = known
-        self.name = name
+    name = "NAME,..."
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self._known = tuple(known)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...] | None:
         if value is None or isinstance(value, tuple):
             return value
         if value == "all":
-            return self._known()
+            return self._known
         words = tuple(dict.fromkeys(word.strip() for word in str(value).split(",") if word.strip()))
-        unknown = [word for word in words if word not in self._known()]
+        unknown = [word for word in words if word not in self._known]
         if unknown or not words:
-            self.fail(
-                f"{', '.join(unknown) or 'nothing'} is unknown: use {', '.join(self._known())} or all", param, ctx
-            )
+            self.fail(f"{', '.join(unknown) or 'nothing'} is unknown: use {', '.join(self._known)} or all", param, ctx)
         return words
 
 
 class Numbers(click.ParamType):
-    """Whole numbers of at least 1 separated by commas, sorted."""
+    """Whole numbers of 1 to `most` separated by commas, sorted."""
 
     name = "N,N,..."
+    most = 2**16
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...] | None:
         if value is None or isinstance(value, tuple):
@@ -58,48 +64,30 @@ class Numbers(click.ParamType):
             numbers = tuple(sorted({int(part) for part in str(value).split(",")}))
         except ValueError:
             numbers = (0,)
-        if numbers[0] < 1:
-            self.fail(f"{value!r} is not a list of whole numbers of at least 1, such as 1,8,32", param, ctx)
+        if numbers[0] < 1 or numbers[-1] > self.most:
+            self.fail(f"{value!r} is not a list of whole numbers of 1 to {self.most}, such as 1,8,32", param, ctx)
         return numbers
 
 
-def _graphs() -> tuple[str, ...]:
-    from faceanon_engine.engine.sessions.graphs import GRAPHS
-
-    return tuple(GRAPHS)
-
-
-def _precisions() -> tuple[Any, ...]:
-    from faceanon_engine.engine.sessions.graphs import PRECISIONS
-
-    return PRECISIONS
-
-
-def _backends() -> tuple[str, ...]:
-    from faceanon_engine.engine.sessions.opening import BACKENDS
-
-    return BACKENDS
-
-
 @click.command()
-@click.argument("mode", type=click.Choice(_MODES), default="all")
+@click.argument("mode", type=click.Choice(MODES), default="all")
 @options.bundle
 @options.device
 @click.option(
     "--networks",
-    type=Words(_graphs, "NAME,..."),
+    type=Words(GRAPHS),
     default="all",
     show_default=True,
-    help="Graphs to measure: mapping, synthesis, inverter, identity, attributes, attribute_tokens.",
+    help=f"Graphs to measure: {', '.join(GRAPHS)}.",
 )
 @click.option(
     "--backend",
-    type=Words(_backends, "NAME,..."),
-    help="torch, onnxruntime, tensorrt, tensorrt-rtx, or all: what cannot run is left out with the reason.  "
+    type=Words(BACKENDS),
+    help=f"{', '.join(BACKENDS)}, or all: what cannot run is left out with the reason.  "
     "[default: those that this machine can run]",
 )
 @click.option(
-    "--precision", type=Words(_precisions, "NAME,..."), default="fp32", show_default=True, help="fp32, fp16, bf16."
+    "--precision", type=Words(PRECISIONS), default="fp32", show_default=True, help=f"{', '.join(PRECISIONS)}, or all."
 )
 @click.option(
     "--batch",
@@ -107,16 +95,16 @@ def _backends() -> tuple[str, ...]:
     help="Batch sizes of the sweep.  [default: 1,2,4,8,16,32; of the optimisation 1,2,4,8]",
 )
 @options.preset
-@click.option("--seconds", type=click.FloatRange(min=0), default=3.0, show_default=True, help="Least time for a case.")
+@click.option("--seconds", type=NumberRange(0, _LONGEST), default=3.0, show_default=True, help="Least time for a case.")
 @click.option(
     "--iterations", type=click.IntRange(min=1), default=10, show_default=True, help="Least number of runs of a case."
 )
 @click.option(
-    "--warmup", type=click.FloatRange(min=0), default=0.2, show_default=True, help="Seconds of runs before, uncounted."
+    "--warmup", type=NumberRange(0, _LONGEST), default=0.2, show_default=True, help="Seconds of runs before, uncounted."
 )
 @click.option(
     "--max-seconds",
-    type=click.FloatRange(min=0),
+    type=NumberRange(0, _LONGEST),
     default=60.0,
     show_default=True,
     help="A case ends here, whatever --iterations asks for.",
@@ -162,7 +150,7 @@ def _backends() -> tuple[str, ...]:
 )
 @click.option(
     "--fail-above",
-    type=click.FloatRange(min=0),
+    type=NumberRange(min=0),
     metavar="PERCENT",
     help="With --compare: exit with 1 when a median grew by more.",
 )
@@ -192,12 +180,9 @@ def bench(
     # What can be wrong is found out before the long part.
     if output is not None:
         _check_output(output)
-    from faceanon_engine.engine.bench.compare import read_result
-
-    old = None if compare is None else read_result(compare)
-    result = read_result(source) if source is not None else _measure(mode, bundle, flags, old, compare_anyway)
-    if output is not None:
-        _write(output, result)
+    old = None if compare is None else _read(compare)
+    result = _read(source) if source is not None else _measure(mode, bundle, flags, old, compare_anyway)
+    # Shown first: a disk that is full by now takes nothing of it.
     if as_json:
         print_json(result)
     else:
@@ -205,7 +190,27 @@ def bench(
 
         console = output_console()
         console.print(view(result, console.width), markup=False)
+    if output is not None:
+        try:
+            _write(output, result)
+        except OSError as error:
+            raise UserError(f"{output} cannot be written ({error.strerror or error}): give another --output") from None
     return 0 if old is None else _compare(old, result, fail_above, compare_anyway, as_json)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """An earlier result that can be shown and compared; raises UserError when it is none, or only a part of one."""
+    from faceanon_engine.cli.bench_view import view, view_comparison
+
+    result = read_result(path)
+    try:
+        view(result)
+        view_comparison(compare_results(result, result), None, obstacles(result, result))
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(
+            f"{path} is no result of bench ({type(error).__name__}: {error}): give a file that 'bench --output' wrote"
+        ) from None
+    return result
 
 
 def _measure(
@@ -220,7 +225,6 @@ def _measure(
     from faceanon_engine.engine.bundle import Bundle
     from faceanon_engine.engine.measure import Budget
     from faceanon_engine.engine.pipeline import resolve_device
-    from faceanon_engine.engine.sessions.opening import why_not
     from faceanon_engine.export.prepare import telling
 
     device = _numbered(str(resolve_device(flags["device"])))
@@ -228,7 +232,7 @@ def _measure(
     plan = Plan(
         mode=mode,
         graphs=flags["networks"],
-        backends=flags["backend"] or tuple(name for name in _backends() if why_not(name, device) is None),
+        backends=flags["backend"] or tuple(name for name in BACKENDS if why_not(name, device) is None),
         precisions=flags["precision"],
         batches=batches or _BATCHES,
         step_batches=batches or _STEP_BATCHES,
@@ -254,8 +258,6 @@ def _measure(
 
 def _refuse(old: dict[str, Any], new: dict[str, Any], anyway: bool) -> list[str]:
     """How the two results' machines and networks differ; raises UserError where they do, unless `anyway`."""
-    from faceanon_engine.engine.bench.compare import obstacles
-
     differences = obstacles(old, new)
     if differences and not anyway:
         raise UserError(
@@ -267,7 +269,6 @@ def _refuse(old: dict[str, Any], new: dict[str, Any], anyway: bool) -> list[str]
 
 def _compare(old: dict[str, Any], new: dict[str, Any], fail_above: float | None, anyway: bool, as_json: bool) -> int:
     from faceanon_engine.cli.bench_view import view_comparison
-    from faceanon_engine.engine.bench.compare import compare_results
 
     differences = _refuse(old, new, anyway)
     comparison = compare_results(old, new)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import click
 
 from faceanon_engine.cli import options
 from faceanon_engine.cli.console import add_row, error_console, output_console, print_json, say
+from faceanon_engine.cli.numbers import NumberRange
 from faceanon_engine.cli.writable import refuse_unwritable
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.export.build import Watcher
@@ -32,8 +32,6 @@ def _names(_context: click.Context, _parameter: click.Parameter, value: str | No
 
 
 def _gibibytes(_context: click.Context, _parameter: click.Parameter, value: float | None) -> int | None:
-    if value is not None and math.isnan(value):
-        raise click.BadParameter("that is no number")
     return None if value is None else int(value * 2**30)
 
 
@@ -86,7 +84,7 @@ def _gibibytes(_context: click.Context, _parameter: click.Parameter, value: floa
 @click.option(
     "--workspace",
     callback=_gibibytes,
-    type=click.FloatRange(0, _LARGEST_WORKSPACE),
+    type=NumberRange(0, _LARGEST_WORKSPACE),
     metavar="GIB",
     help="At most, a kernel.",
 )

@@ -53,7 +53,7 @@ class Comparison:
 def read_result(path: Path) -> dict[str, Any]:
     """A result that was written before; raises UserError when the file is none, or of another version of the schema."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
         if content["schema"] != SCHEMA:
             raise KeyError("schema")
         version = content["schema_version"]
@@ -69,8 +69,12 @@ def read_result(path: Path) -> dict[str, Any]:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is no result of bench ({line}): give a file that 'bench --output' wrote") from None
     if version != SCHEMA_VERSION:
-        raise UserError(f"{path} has schema version {version}, this version reads {SCHEMA_VERSION}: measure again")
+        raise UserError(f"{path} has schema version {version!r}, this version reads {SCHEMA_VERSION!r}: measure again")
     return dict(content)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no duration")
 
 
 def obstacles(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -90,7 +90,7 @@ def measure_graph(
                 logger.debug("%s on %s cannot be opened", graph, backend, exc_info=True)
                 missing.append(left_out(error, graph=graph, backend=backend, precision=precision))
     found = []
-    needed = 0.0
+    needed = float(make_inputs(bundle, graph, 1, plan.seed).nbytes)
     # Cases of one batch size are rivals and take turns; another batch size is another question.
     for batch, queued in sorted({(case.batch, case.queued) for case in cases}):
         reason = would_not_fit(needed * batch)

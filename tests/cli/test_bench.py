@@ -228,10 +228,14 @@ def test_results_without_a_common_case_cannot_be_compared(measured: Path, tmp_pa
     ("arguments", "words"),
     [
         (["--fail-above", "5"], "needs --compare"),
+        (["--fail-above", "nan"], "is no number"),
+        (["--warmup", "nan"], "is no number"),
+        (["--seconds", "inf"], "is not in the range"),
         (["--networks", "nose"], "nose is unknown"),
         (["--backend", "torch,abacus"], "abacus is unknown"),
-        (["--batch", "1,0"], "whole numbers of at least 1"),
-        (["--batch", "many"], "whole numbers of at least 1"),
+        (["--batch", "8,1000000"], "whole numbers of 1 to 65536"),
+        (["--batch", "1,0"], "whole numbers of 1 to 65536"),
+        (["--batch", "many"], "whole numbers of 1 to 65536"),
         (["fastest"], "'fastest' is not one of"),
     ],
 )
@@ -252,3 +256,41 @@ def test_a_wrong_file_costs_no_measuring(bundle: Path, tmp_path: Path) -> None:
         done = run("--bundle", bundle, *arguments)
         assert isinstance(done.exception, UserError)
         assert words in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda r: r["sessions"][0]["total_ms"].update(p50=0),
+        lambda r: r["sessions"][0]["total_ms"].update(p50=float("nan")),
+        lambda r: r["sessions"][0].pop("memory"),
+        lambda r: r["sessions"][0].update(notes=[{"kind": "unheard of", "value": 1}]),
+        lambda r: r["machine"].pop("versions"),
+        lambda r: r.pop("device"),
+        lambda r: r.pop("after"),
+        lambda r: r.update(sessions=None),
+        lambda r: r.update(schema_version="1"),
+    ],
+)
+@pytest.mark.parametrize("option", ["--from", "--compare"])
+def test_a_part_of_a_result_is_told_from_a_result(measured: Path, tmp_path: Path, spoil: Any, option: str) -> None:
+    found = content(measured)
+    spoil(found)
+    (tmp_path / "spoilt.json").write_text(json.dumps(found), encoding="utf-8")
+    more = [] if option == "--from" else ["--from", measured]
+    done = run(*more, option, tmp_path / "spoilt.json")
+    assert isinstance(done.exception, UserError)
+    assert "spoilt.json" in str(done.exception)
+
+
+def test_what_was_measured_is_shown_though_it_cannot_be_written(
+    measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("faceanon_engine.engine.sessions.graphs.write_whole", full)
+    done = run("--from", measured, "--output", tmp_path / "copy.json")
+    assert isinstance(done.exception, UserError)
+    assert "copy.json cannot be written (No space left on device)" in str(done.exception)
+    assert "networks: milliseconds for a batch" in done.output

@@ -133,7 +133,7 @@ def test_mistakes_are_one_line_and_exit_2(
     ("arguments", "words"),
     [
         (("--precision", ","), "give at least one name"),
-        (("--workspace", "nan"), "that is no number"),
+        (("--workspace", "nan"), "is no number"),
         (("--workspace", "1e30"), "is not in the range"),
     ],
 )
