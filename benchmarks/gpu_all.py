@@ -1,27 +1,32 @@
 """Everything that needs a GPU, in one command: checks, then times; one JSON.
 
     python benchmarks/gpu_all.py --output benchmarks/results/gpu-h200.json
+    python benchmarks/gpu_all.py --minutes 9.5 --wheels .whl
     python benchmarks/gpu_all.py --rehearse
 
 It runs from the repository on a machine with Python 3.11 or later and PyTorch, without the network and without the
-package being installed. Wheels of what else is missing may lie in a folder given by --wheels, filled where there is a
-network: `pip download --only-binary :all: --python-version 3.12 -d wheels psutil platformdirs ...` (all of PACKAGES
-below). Every part is a process of its own: one that fails or takes too long costs the others nothing, and the JSON is
-written anew after each. --rehearse runs the same code on the CPU at tiny sizes, so that no mistake in it is found out
-on a GPU's time.
+package being installed. What else is missing may lie in a folder given by --wheels, filled where there is a network:
+`pip download --only-binary :all: --python-version 3.12 -d wheels faiss-cpu platformdirs ...` (of PACKAGES below);
+PyCUDA has no wheels and can lie there as source. Every part is a process of its own: one that fails or takes too long
+costs the others nothing, and the JSON is written anew after each. The parts that matter most come first, and each may
+take less the fewer --minutes there are. --rehearse runs the same code on the CPU at tiny sizes, so that no mistake in
+it is found out on a GPU's time.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +51,12 @@ PACKAGES = {
     "onnxruntime": "onnxruntime",
     "pytest": "pytest",
     "hypothesis": "hypothesis",
+    "pycuda": "pycuda",
 }
+FULL_MINUTES = 26
+"""With fewer than these, parts may take less."""
+LEAST_SECONDS = 90
+"""A part's time is not cut below this: loading PyTorch and compiling the kernels takes a good part of it."""
 
 
 @dataclass(frozen=True)
@@ -57,88 +67,75 @@ class Part:
     command: list[str]
     result: Path | None = None
     seconds: float = 600
-    environment: dict[str, str] = field(default_factory=dict)
 
 
-def parts(folder: Path, rehearse: bool) -> list[Part]:
-    """What is run, the most important first: checks, the step at 1024 px, kernels, smaller sides, whole runs, a job."""
+def parts(folder: Path, rehearse: bool, minutes: float = FULL_MINUTES) -> list[Part]:
+    """What is run, the most important first: the kernels' checks, the step at 1024 px and its checks, times, a job."""
     python = sys.executable
     device = "cpu" if rehearse else "cuda"
     found: list[Part] = []
 
-    def tests(name: str, *paths: str, seconds: float) -> None:
+    def limit(seconds: float) -> float:
+        return max(LEAST_SECONDS, seconds * min(1.0, minutes / FULL_MINUTES))
+
+    def tests(name: str, path: str, seconds: float) -> None:
         report = folder / f"{name}.xml"
-        command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *paths]
-        found.append(Part(name, command, report, seconds))
+        command = [python, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}", path]
+        found.append(Part(name, command, report, limit(seconds)))
 
     def script(name: str, file: str, *arguments: object, seconds: float) -> None:
         result = folder / f"{name}.json"
         command = [python, str(HERE / file), *map(str, arguments), "--output", str(result)]
-        found.append(Part(name, command, result, seconds))
+        found.append(Part(name, command, result, limit(seconds)))
 
-    def step(side: int, seconds: float, *more: object) -> None:
-        sizes: tuple[object, ...] = ("--repeats", 8, "--seconds", 0.6 * seconds)
+    def step(side: int, seconds: float) -> None:
+        sizes: tuple[object, ...] = ("--repeats", 8, "--seconds", 0.7 * limit(seconds))
         if rehearse:
-            sizes = (
-                "--tiny",
-                "--repeats",
-                2,
-                "--batches",
-                1,
-                2,
-                "--precisions",
-                "bf16",
-                "fp32",
-                "--steps",
-                3,
-                "--ends",
-                2,
-            )
+            sizes = ("--tiny", "--repeats", 2, "--batches", 2, 1, "--precisions", "bf16", "fp32", "--steps", 3)
+            sizes = (*sizes, "--ends", 2)
         real = {64: 32, 256: 64, 1024: 128}[side] if rehearse else side
-        script(f"step-{side}", "step_gpu.py", "--side", real, "--device", device, *sizes, *more, seconds=seconds)
+        script(f"step-{side}", "step_gpu.py", "--side", real, "--device", device, *sizes, seconds=seconds)
 
-    tests("tests-gpu", "tests/gpu", seconds=420)
+    tests("tests-gpu-kernels", "tests/gpu/test_kernels.py", 180)
     step(1024, 480)
-    if (HERE / "kernels_gpu.py").is_file():
-        script("kernels", "kernels_gpu.py", *(["--rehearse"] if rehearse else []), seconds=420)
-    job = ["--images", 2, "--tiny", "--device", "cpu"] if rehearse else ["--images", 96]
+    tests("tests-gpu-step", "tests/gpu/test_cuda_step.py", 240)
+    cuts = ("--rehearse",) if rehearse else ("--seconds", 0.7 * limit(420), "--compile-seconds", 0.25 * limit(420))
+    script("kernels", "kernels_gpu.py", *cuts, seconds=420)
+    job = ("--images", 2, "--tiny", "--device", "cpu") if rehearse else ("--images", 96, "--seconds", 0.5 * limit(300))
     script("job", "job_gpu.py", *job, seconds=300)
+    tests("tests-gpu-job", "tests/gpu/test_job.py", 240)
+    step(256, 180)
+    step(64, 120)
+    few = ("--limit", 1, "--together", 1) if rehearse else ("--limit", 24, "--together", 24)
+    script("demo-precision", "optimise_precision.py", "--device", device, *few, seconds=120)
     if not rehearse:
-        tests("tests-kernels", "tests/kernels", seconds=300)
-    step(256, 240)
-    step(64, 180)
-    limit = ["--limit", 1, "--together", 1] if rehearse else ["--limit", 48, "--together", 16, "--fp16"]
-    for name in ("optimise_precision", "proxy_resolution", "stopping"):
-        more = limit if name == "optimise_precision" else [each for each in limit if each != "--fp16"]
-        if not rehearse or name == "optimise_precision":
-            script(f"demo-{name}", f"{name}.py", "--device", device, *more, seconds=180)
+        for question in ("stopping", "proxy"):
+            script(f"demo-{question}", "demo_runs.py", question, "--device", device, *few, seconds=120)
+        tests("tests-gpu-sessions", "tests/gpu/test_sessions.py", 240)
+        tests("tests-kernels", "tests/kernels", 180)
     return found
 
 
-def run(part: Part, environment: dict[str, str], seconds: float) -> dict[str, Any]:
-    """Run a part; what it wrote, and how it ended."""
+def run(part: Part, environment: dict[str, str], seconds: float, words: Path) -> dict[str, Any]:
+    """Run a part; what it wrote, and how it ended. What it says goes to the file `words`."""
     started = time.monotonic()
-    try:
-        done = subprocess.run(
-            part.command,
-            cwd=ROOT,
-            env=environment | part.environment,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=max(1.0, min(seconds, part.seconds)),
-            check=False,
+    # Not a pipe, which a process that it started and left would keep open; a group of its own, which ends as a whole.
+    with words.open("w+", encoding="utf-8", errors="replace") as said:
+        process = subprocess.Popen(
+            part.command, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
         )
-        code, said = done.returncode, done.stdout + done.stderr
-        outcome = "ok" if code == 0 else f"exit code {code}"
-    except subprocess.TimeoutExpired as error:
-        texts = (
-            text.decode(errors="replace") if isinstance(text, bytes) else text for text in (error.stdout, error.stderr)
-        )
-        outcome, said = "out of time", "".join(text or "" for text in texts)
+        try:
+            code = process.wait(timeout=max(1.0, min(seconds, part.seconds)))
+            outcome = "ok" if code == 0 else f"exit code {code}"
+        except subprocess.TimeoutExpired:
+            outcome = "out of time"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
     found: dict[str, Any] = {"outcome": outcome, "seconds": time.monotonic() - started}
     if outcome != "ok":
-        found["last_words"] = said[-4000:]
+        found["last_words"] = words.read_text(encoding="utf-8", errors="replace")[-4000:]
     if part.result is not None and part.result.is_file():
         try:
             read = junit if part.result.suffix == ".xml" else lambda path: json.loads(path.read_text(encoding="utf-8"))
@@ -171,15 +168,18 @@ def junit(path: Path) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What this runs on; without PyTorch, or where it cannot be loaded, only the reason."""
+    """What this runs on, asked without PyTorch, which may be what is broken."""
     found: dict[str, Any] = {"python": sys.version.split()[0]}
     tool = shutil.which("nvidia-smi")
     if tool:
         query = "name,driver_version,memory.total,clocks.max.sm,clocks.max.memory,power.limit"
-        done = subprocess.run([tool, f"--query-gpu={query}", "--format=csv,noheader"], capture_output=True, text=True)
-        found["nvidia_smi"] = done.stdout.strip().splitlines()
-    missing = [name for module, name in PACKAGES.items() if lacks(module)]
-    found["missing_packages"] = missing
+        command = [tool, f"--query-gpu={query}", "--format=csv,noheader"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+            found["nvidia_smi"] = done.stdout.strip().splitlines()
+        except (OSError, subprocess.TimeoutExpired) as error:
+            found["nvidia_smi"] = str(error)
+    found["missing_packages"] = [name for module, name in PACKAGES.items() if lacks(module)]
     return found
 
 
@@ -188,7 +188,13 @@ def install_missing(wheels: Path) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
     for module, name in PACKAGES.items():
         if lacks(module):
-            subprocess.run([*command, "--find-links", str(wheels), name], check=False)
+            try:
+                # What a source is built with has to be there: nothing is fetched.
+                more = ["--no-build-isolation", "--find-links", str(wheels), name]
+                subprocess.run([*command, *more], timeout=240, check=False)
+            except subprocess.TimeoutExpired:
+                print(f"{name}: installing it took too long", file=sys.stderr)
+    importlib.invalidate_caches()
 
 
 def lacks(name: str) -> bool:
@@ -218,11 +224,18 @@ def headline(results: dict[str, Any]) -> dict[str, Any]:
             "share_of_roofline_measured": best.get("share_of_roofline_measured"),
             "share_of_roofline_data_sheet": best.get("share_of_roofline_data_sheet"),
         }
-    for name in ("tests-gpu", "tests-kernels"):
-        counts = results.get(name, {}).get("result")
-        if counts:
+    for name, part in results.items():
+        counts = part.get("result")
+        if name.startswith("tests-") and counts:
             skipped = sum(counts["skipped"].values())
             found[name] = f"{counts['passed']} passed, {len(counts['failed'])} failed, {skipped} skipped"
+    for row in results.get("kernels", {}).get("result", {}).get("synthesis", []):
+        if "times_fused" in row:
+            key = f"synthesis {row['resolution']} px {row['dtype']}, batch {row['batch']}"
+            found[key] = {"seconds": row["fused"]["both"]["seconds"], "by_torch_over_fused": row["times_fused"]}
+    for row in results.get("job", {}).get("result", {}).get("rows", []):
+        key = f"job {row['preset']} {row['format']}"
+        found[key] = {"images_per_second": row["images_per_second_after_first_step"]}
     return found
 
 
@@ -230,7 +243,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path)
     parser.add_argument(
-        "--minutes", type=float, default=26, help="for everything; parts that would begin later are left out"
+        "--minutes", type=float, default=FULL_MINUTES, help="for everything; parts that would begin later are left out"
     )
     parser.add_argument("--only", nargs="*", help="names of parts")
     parser.add_argument("--wheels", type=Path, help="folder of wheels of missing packages")
@@ -254,13 +267,21 @@ def main() -> int:
         environment = from_checkout.environment(from_checkout.link(folder / "package"))
         environment["FACEANON_HOME"] = str(folder / "home")
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        todo = [part for part in parts(folder, arguments.rehearse) if not arguments.only or part.name in arguments.only]
-        for part in todo:
+        every = parts(folder, arguments.rehearse, arguments.minutes)
+        unknown = set(arguments.only or ()) - {part.name for part in every}
+        if unknown:
+            parser.error(f"no part {', '.join(sorted(unknown))}: there are {', '.join(part.name for part in every)}")
+        for part in every:
+            if arguments.only and part.name not in arguments.only:
+                continue
             left = 60 * arguments.minutes - (time.monotonic() - started)
-            results[part.name] = (
-                run(part, environment, left) if left > 5 else {"outcome": "out of time before it began"}
-            )
-            found = results[part.name]
+            try:
+                found = (
+                    run(part, environment, left, folder / f"{part.name}.txt") if left > 5 else {"outcome": "no time"}
+                )
+            except OSError as error:
+                found = {"outcome": f"could not be run: {error}"}
+            results[part.name] = found
             print(f"{part.name:>24}: {found['outcome']} after {found.get('seconds', 0):.0f} s", flush=True)
             report["headline"] = headline(results)
             report["seconds"] = time.monotonic() - started

@@ -9,6 +9,7 @@ pool are told apart from the rest: a data set pays for them once.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 import tempfile
@@ -55,20 +56,72 @@ class Watch:
         self.finished: list[float] = []
 
 
-def main() -> None:
+def run_job(folder: Path, preset: str, format: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One job over the pictures in `folder`, and how quick it was."""
+    import faceanon_engine
+    from faceanon_engine.engine.job import Observer
+
+    watch = Watch()
+
+    class Timed(Observer):
+        def pool(self, done: int, total: int) -> None:
+            watch.pool_done = time.monotonic()
+
+        def batch(self, size: int, step: int, steps: int) -> None:
+            watch.first_step = watch.first_step or time.monotonic()
+
+        def input_finished(self, path: str, failed: bool) -> None:
+            watch.finished.append(time.monotonic())
+
+    result = faceanon_engine.anonymize(
+        folder / "in",
+        folder / f"out-{preset}-{format}",
+        bundle=folder / "networks",
+        preset=preset,  # type: ignore[arg-type]
+        steps=3 if arguments.tiny else None,
+        device=arguments.device,
+        optimise_precision=arguments.precision,
+        format=format,  # type: ignore[arg-type]
+        align="never",
+        pool_size=8 if arguments.tiny else 256,
+        contact_sheet=0,
+        observer=Timed(),
+    )
+    begun = watch.first_step or watch.started
+    return {
+        "preset": preset,
+        "format": format,
+        "done": result.done,
+        "failed": result.failed,
+        "seconds": result.seconds,
+        "seconds_before_first_step": begun - watch.started,
+        "images_per_second_after_first_step": result.done / (max(watch.finished) - begun),
+        "about": dict(result.about),
+    }
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--presets", nargs="*", default=["falco", "fast"])
+    parser.add_argument("--seconds", type=float, default=600, help="begin no other job after so long")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
 
-    import faceanon_engine
-    from faceanon_engine.engine.job import Observer
+    import torch
 
-    rows: list[dict[str, Any]] = []
+    started = time.monotonic()
+    report: dict[str, Any] = {
+        "question": "images a second of a whole job",
+        "images": arguments.images,
+        "precision": arguments.precision,
+        "rows": [],
+        "left_out": [],
+        "machine": describe(),
+    }
     with tempfile.TemporaryDirectory(prefix="faceanon-job-") as scratch:
         folder = Path(scratch)
         write_bundle(folder / "networks", arguments.tiny)
@@ -78,57 +131,25 @@ def main() -> None:
         for number in range(arguments.images):
             coarse = Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8))
             coarse.resize((side, side), Image.Resampling.BICUBIC).save(folder / "in" / f"{number:04}.jpg", quality=95)
-        for preset in arguments.presets:
-            for format in ("jpeg", "png"):
-                watch = Watch()
-
-                class Timed(Observer):
-                    def pool(self, done: int, total: int, watch: Watch = watch) -> None:
-                        watch.pool_done = time.monotonic()
-
-                    def batch(self, size: int, step: int, steps: int, watch: Watch = watch) -> None:
-                        watch.first_step = watch.first_step or time.monotonic()
-
-                    def input_finished(self, path: str, failed: bool, watch: Watch = watch) -> None:
-                        watch.finished.append(time.monotonic())
-
-                result = faceanon_engine.anonymize(
-                    folder / "in",
-                    folder / f"out-{preset}-{format}",
-                    bundle=folder / "networks",
-                    preset=preset,
-                    steps=3 if arguments.tiny else None,
-                    device=arguments.device,
-                    optimise_precision=arguments.precision,
-                    format=format,  # type: ignore[arg-type]
-                    align="never",
-                    pool_size=8 if arguments.tiny else 256,
-                    contact_sheet=0,
-                    observer=Timed(),
-                )
-                begun = watch.first_step or watch.started
-                rows.append(
-                    {
-                        "preset": preset,
-                        "format": format,
-                        "done": result.done,
-                        "failed": result.failed,
-                        "seconds": result.seconds,
-                        "seconds_before_first_step": begun - watch.started,
-                        "images_per_second_after_first_step": result.done / (max(watch.finished) - begun),
-                        "about": dict(result.about),
-                    }
-                )
-                print(f"{preset} {format}: {rows[-1]['images_per_second_after_first_step']:.2f} images/s", flush=True)
-    report = {
-        "question": "images a second of a whole job",
-        "images": arguments.images,
-        "precision": arguments.precision,
-        "rows": rows,
-        "machine": describe(),
-    }
-    arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        for format in ("jpeg", "png"):
+            for preset in arguments.presets:
+                if time.monotonic() - started > arguments.seconds:
+                    report["left_out"].append(f"{preset} {format}: out of time")
+                    continue
+                try:
+                    row = run_job(folder, preset, format, arguments)
+                except Exception as error:  # costs no other job
+                    report["left_out"].append(f"{preset} {format}: {type(error).__name__}: {error}"[:600])
+                    print(report["left_out"][-1], file=sys.stderr, flush=True)
+                else:
+                    report["rows"].append(row)
+                    print(f"{preset} {format}: {row['images_per_second_after_first_step']:.2f} images/s", flush=True)
+                arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+                gc.collect()
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+    return 0 if report["rows"] else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

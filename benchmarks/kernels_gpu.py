@@ -13,6 +13,7 @@ written at least, over the time. --rehearse runs the same code on the CPU, the s
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
 import statistics
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ import torch.nn.functional as F  # noqa: E402
 from machine import describe  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from faceanon_engine.engine.cuda_step import capture  # noqa: E402
 from faceanon_engine.engine.networks import stylegan2  # noqa: E402
 from faceanon_engine.engine.networks.stylegan2 import Generator, GeneratorConfig, ModulatedConv  # noqa: E402
 from faceanon_engine.kernels.cuda.compile import compile_source, find_nvcc, source_names  # noqa: E402
@@ -397,6 +400,14 @@ def check(launcher: Launcher, device: torch.device) -> dict[str, Any]:
     return {"cases": count, "worst_error": worst, "failed": failed}
 
 
+def check_on_a_stream(launcher: CudaLauncher, device: torch.device) -> dict[str, Any]:
+    """The same on a stream of the launcher's own."""
+    with torch.cuda.stream(launcher.new_stream()):
+        found = check(launcher, device)
+        torch.cuda.synchronize()
+    return found
+
+
 def check_graph(launcher: CudaLauncher, device: torch.device) -> dict[str, Any]:
     """A captured and replayed pass gives what the pass itself gives, for new inputs in the same places."""
     stream = launcher.new_stream()
@@ -410,9 +421,7 @@ def check_graph(launcher: CudaLauncher, device: torch.device) -> dict[str, Any]:
             for _ in range(2):
                 run_both(case.fused, case.inputs, cotangents)
         torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            captured = run_both(case.fused, case.inputs, cotangents)
+        graph, captured = capture(functools.partial(run_both, case.fused, case.inputs, cotangents), stream=stream)
         with torch.no_grad():
             case.inputs[0].copy_(torch.randn_like(case.inputs[0]))
         graph.replay()
@@ -445,14 +454,10 @@ class Clock:
                 work()
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
-        captured: torch.cuda.CUDAGraph | None = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(captured):
-                work()
-        except RuntimeError:
-            captured = None
-            torch.cuda.synchronize()
-        run = work if captured is None else captured.replay
+            run, refused = capture(work)[0].replay, None
+        except RuntimeError as error:
+            run, refused = work, " ".join(str(error).split())[:200]
         run()
         samples = []
         for _ in range(self.repeats):
@@ -462,7 +467,9 @@ class Clock:
             second.record()
             second.synchronize()
             samples.append(first.elapsed_time(second) / 1e3)
-        return {"seconds": statistics.median(samples), "quickest": min(samples), "graph": captured is not None}
+        return {"seconds": statistics.median(samples), "quickest": min(samples), "graph": refused is None} | (
+            {"not_captured": refused} if refused else {}
+        )
 
 
 def time_variant(case: Case, variant: Variant, cotangents: Sequence[Tensor], clock: Clock) -> dict[str, Any]:
@@ -625,10 +632,29 @@ def main() -> int:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
+    def attempt(what: str, work: Callable[..., Any], *with_these: Any) -> Any:
+        """What the work gives, or None and a note: what fails costs no other figure."""
+        try:
+            return work(*with_these)
+        except Exception as error:
+            why = "out of memory" if isinstance(error, torch.OutOfMemoryError) else f"{type(error).__name__}: {error}"
+            result["left_out"].append(f"{what}: {why}"[:600])
+            print(result["left_out"][-1], file=sys.stderr, flush=True)
+            return None
+        finally:
+            save()
+            gc.collect()
+            if device.type == "cuda":
+                with suppress(RuntimeError):  # of what failed before
+                    torch.cuda.empty_cache()
+
+    def checked(name: str, check: Callable[..., Any], *with_these: Any) -> None:
+        result["checks"][name] = attempt(name, check, *with_these) or {"failed": ["it could not be run: see left_out"]}
+
     launcher: Launcher
     if arguments.rehearse:
         launcher = rehearsal_launcher()
-        result["checks"]["host"] = check(launcher, device)
+        checked("host", check, launcher, device)
     else:
         first = time.monotonic()
         launcher = CudaLauncher(torch.device("cuda", torch.cuda.current_device()))
@@ -643,17 +669,13 @@ def main() -> int:
         if launcher.pycuda is not None:
             drivers["pycuda"] = launcher
         for name, each in drivers.items():
-            with torch.cuda.stream(each.new_stream()):
-                result["checks"][name] = check(each, device)
-                torch.cuda.synchronize()
-            save()
-            result["checks"][f"{name} in a graph"] = check_graph(each, device)
-            save()
+            checked(name, check_on_a_stream, each, device)
+            checked(f"{name} in a graph", check_graph, each, device)
         result["checks"].setdefault("pycuda", "not installed")
     for name, found in result["checks"].items():
         print(f"checks, {name}: {found if isinstance(found, str) else found.get('worst_error', '')}", end=" ")
         print(f"{len(found['failed'])} failed" if isinstance(found, dict) else "", flush=True)
-    result["copy_bandwidth"] = copy_bandwidth(device, clock, arguments.rehearse)
+    result["copy_bandwidth"] = attempt("copy", copy_bandwidth, device, clock, arguments.rehearse)
     save()
 
     dtypes = [torch.bfloat16, torch.float16, torch.float32]
@@ -663,43 +685,32 @@ def main() -> int:
         if arguments.rehearse:
             config = GeneratorConfig(resolution=resolution, z_dim=8, w_dim=8, channel_base=128, channel_max=16)
         for dtype in dtypes:
+            what = f"synthesis {resolution} {dtype}"
             if left() < 0:
-                result["left_out"].append(f"synthesis {resolution} {dtype}")
+                result["left_out"].append(f"{what}: out of time")
                 continue
-            try:
-                row = time_synthesis(config, arguments.batch, dtype, launcher, device, clock)
-            except torch.OutOfMemoryError:
-                result["left_out"].append(f"synthesis {resolution} {dtype}: out of memory")
-                continue
-            result["synthesis"].append(row)
-            say(row)
-            save()
-            gc.collect()
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+            row = attempt(what, time_synthesis, config, arguments.batch, dtype, launcher, device, clock)
+            if row is not None:
+                result["synthesis"].append(row)
+                say(row)
     compiling = 0.0
     for make in timed_cases(arguments.batch, arguments.sides, dtypes, launcher, device):
         if left() < 0:
             result["left_out"].append("some of the kernels' times: out of time")
             break
         torch.manual_seed(0)
-        case = make()
+        case = attempt("inputs of a kernel", make)
+        if case is None:
+            continue
         # Compiling takes longer than all else: the 16-bit type that is recommended, and within its time.
         compiled = case.dtype == torch.bfloat16 and compiling < arguments.compile_seconds
         before = time.monotonic()
-        try:
-            row = time_case(case, clock, compiled)
-        except torch.OutOfMemoryError:
-            result["left_out"].append(f"{case.operation} {case.shape} {case.dtype}: out of memory")
-            continue
+        row = attempt(f"{case.operation} {case.shape} {case.dtype}", time_case, case, clock, compiled)
         compiling += time.monotonic() - before if compiled else 0.0
-        result["kernels"].append(row)
-        say(row)
-        save()
-        del case, row
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        del case
+        if row is not None:
+            result["kernels"].append(row)
+            say(row)
     save()
     print(f"written to {arguments.output}")
     wrong = any(found["failed"] for found in result["checks"].values() if isinstance(found, dict))

@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -276,6 +278,11 @@ def time_plain_loop(networks: Networks, clock: Clock) -> dict[str, Any]:
     return summary(times, 1) | {"picture_difference": difference}
 
 
+def capacity(networks: Networks, low: Networks, settings: StepSettings, device: torch.device) -> int:
+    """How many images the engine finds to fit."""
+    return measured_capacity(low, settings, image_state(networks, settings, device), limit=1024)
+
+
 def ends(networks: Networks, precisions: list[Precision], count: int, steps: int, device: torch.device) -> Any:
     """Where whole optimisations of a few images end in each precision, judged in float32, against those in fp32."""
     config = networks.generator.config
@@ -313,7 +320,7 @@ def ends(networks: Networks, precisions: list[Precision], count: int, steps: int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, required=True)
-    parser.add_argument("--batches", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--batches", type=int, nargs="*", default=[16, 1, 32, 4, 8, 2], help="what tells most first")
     parser.add_argument("--precisions", nargs="*", default=list(PRECISIONS), choices=PRECISIONS)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=300, help="begin nothing new after so long")
@@ -330,8 +337,6 @@ def main() -> None:
     configs = configurations(arguments.side, arguments.tiny)
     networks = make_networks(configs, device)
     rates: dict[str, Any] = {}
-    if device.type == "cuda":
-        rates = {"measured": measured_rates(), "data_sheet": data_sheet(torch.cuda.get_device_name(device))}
     result: dict[str, Any] = {
         "question": "how long one optimisation step takes, and how near that is to the roofline",
         "side": arguments.side,
@@ -347,58 +352,72 @@ def main() -> None:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
-    result["plain_loop"] = time_plain_loop(networks, clock)
-    save()
-    plain = result["plain_loop"]["images_per_second_at_50_steps"]
-    print(f"{arguments.side} px, plain loop: {plain:.3f} images/s", flush=True)
+    def attempt(name: str, work: Callable[..., Any], *with_these: Any) -> Any:
+        """What the work gives, or None and a note: what fails costs no other figure."""
+        if time.monotonic() - started > arguments.seconds:
+            result["skipped"].append({"what": name, "why": "out of time"})
+            return None
+        try:
+            return work(*with_these)
+        except Exception as error:
+            why = "out of memory" if is_memory(error) else f"{type(error).__name__}: {error}"[:600]
+            result["skipped"].append({"what": name, "why": why})
+            print(f"{name}: {why}", file=sys.stderr, flush=True)
+            return None
+        finally:
+            save()
+            gc.collect()
+            if device.type == "cuda":
+                with suppress(RuntimeError):  # of what failed before
+                    torch.cuda.empty_cache()
+
+    on_gpu = device.type == "cuda"
+    rates["measured"] = attempt("rates", measured_rates, str(device), 8192 if on_gpu else 64)
+    rates["data_sheet"] = data_sheet(torch.cuda.get_device_name(device)) if on_gpu else None
+    result["plain_loop"] = attempt("plain loop", time_plain_loop, networks, clock)
+    plain = (result["plain_loop"] or {}).get("images_per_second_at_50_steps")
+    if plain:
+        print(f"{arguments.side} px, plain loop: {plain:.3f} images/s", flush=True)
     wanted = [each for each in arguments.precisions if each != "tf32" or device.type == "cuda"]
-    if arguments.ends:
-        result["ends"] = ends(networks, wanted, arguments.ends, arguments.steps, device)
-        save()
     for precision in wanted:
         settings = StepSettings(PRESETS["falco"], precision=precision)
         low = lowered(networks, precision)
         best: tuple[float, int] = (0.0, 0)
+        too_many: float = math.inf
         for batch in arguments.batches:
-            if time.monotonic() - started > arguments.seconds:
-                result["skipped"].append({"precision": precision, "batch": batch, "why": "out of time"})
+            if batch >= too_many:
                 continue
-            try:
-                row = time_step(networks, low, settings, batch, clock, rates)
-            except RuntimeError as error:
-                if not is_memory(error):
-                    raise
-                result["skipped"].append({"precision": precision, "batch": batch, "why": "out of memory"})
-                row = None
-            gc.collect()
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+            name = f"{precision} batch {batch}"
+            row = attempt(name, time_step, networks, low, settings, batch, clock, rates)
             if row is None:
-                break
+                too_many = min(too_many, batch if result["skipped"][-1]["why"] == "out of memory" else math.inf)
+                continue
             speed = row.get("graph", row["without_graph"])["images_per_second_at_50_steps"]
-            row["times_plain_loop"] = speed / plain
+            row["times_plain_loop"] = speed / plain if plain else None
             result["rows"].append(row)
             best = max(best, (speed, batch))
             share = row.get("share_of_roofline_measured")
             print(
-                f"{arguments.side} px {precision} batch {batch:2}: {speed:8.3f} images/s, {speed / plain:6.1f} x plain"
+                f"{arguments.side} px {name:>13}: {speed:8.3f} images/s"
+                + (f", {speed / plain:6.1f} x plain" if plain else "")
                 + (f", {100 * share:.0f} % of the measured roofline" if share else ""),
                 flush=True,
             )
             save()
         if best[1]:
             found = result.setdefault("best", {})[precision] = {"images_per_second": best[0], "batch": best[1]}
-            found["parts_seconds"] = time_parts(networks, low, settings, best[1], clock)
-            if device.type == "cuda":
-                image = image_state(networks, settings, device)
-                found["capacity_by_memory"] = measured_capacity(low, settings, image, limit=1024)
+            about = (networks, low, settings, best[1])
+            found["parts_seconds"] = attempt(f"{precision} parts", time_parts, *about, clock)
             if precision in ("bf16", "fp32"):
-                found["kernels"] = kernel_table(networks, low, settings, best[1], device)
-            save()
+                found["kernels"] = attempt(f"{precision} kernels", kernel_table, *about, device)
+            if device.type == "cuda":
+                found["capacity_by_memory"] = attempt(
+                    f"{precision} capacity", capacity, networks, low, settings, device
+                )
         del low
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        if arguments.ends and precision == wanted[0]:
+            # Behind the first precision, which is the one that is recommended: they take as long as one.
+            result["ends"] = attempt("ends", ends, networks, wanted, arguments.ends, arguments.steps, device)
     save()
     print(f"written to {arguments.output}")
 

@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from kernels_gpu import IDENTITY, check, check_graph, resize_case, worst_error
+from kernels_gpu import IDENTITY, check_graph, check_on_a_stream, resize_case, worst_error
 
 from faceanon_engine.engine.networks import stylegan2
 from faceanon_engine.engine.networks.stylegan2 import Generator, GeneratorConfig
@@ -29,9 +29,7 @@ def launcher(request: pytest.FixtureRequest) -> CudaLauncher:
 
 
 def test_every_kernel_is_its_definition(launcher: CudaLauncher) -> None:
-    with torch.cuda.stream(launcher.new_stream()):
-        found = check(launcher, launcher.device)
-        torch.cuda.synchronize()
+    found = check_on_a_stream(launcher, launcher.device)
     assert found["cases"] > 50
     assert not found["failed"]
 
