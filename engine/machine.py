@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from faceanon_engine.engine.sessions.cuda_driver import gpus
 
 # Distributions whose version changes a figure; those that are not installed are left out.
 _PACKAGES = (
@@ -156,14 +159,20 @@ def _driver() -> str | None:
 
 
 def _gpu_moments() -> list[dict[str, Any]]:
-    return [
-        {name: _number(cell) for name, cell in zip(_GPU_FIELDS.values(), row, strict=False)}
-        for row in _nvidia_smi(",".join(_GPU_FIELDS))
-    ]
+    """Of the GPUs that CUDA shows, in its order: nvidia-smi's is another one, and it shows all."""
+    rows = {_place(row[0]): row[1:] for row in _nvidia_smi(",".join(("pci.bus_id", *_GPU_FIELDS)))}
+    unknown = ["[N/A]"] * len(_GPU_FIELDS)
+    found = [rows.get(_place(gpu.bus), unknown) for gpu in (gpus() if rows else ())]
+    return [{name: _number(cell) for name, cell in zip(_GPU_FIELDS.values(), row, strict=False)} for row in found]
+
+
+def _place(bus: str) -> tuple[int, ...]:
+    """A place on the bus as numbers: the domain is written with four digits or with eight."""
+    return tuple(int(digits, 16) for digits in re.findall(r"[0-9a-fA-F]+", bus))
 
 
 def _number(cell: str) -> float | str | None:
     try:
         return float(cell)
     except ValueError:
-        return None if cell.startswith("[") else cell
+        return None if cell.startswith("[") or cell == "N/A" else cell

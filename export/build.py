@@ -303,6 +303,8 @@ def _build(
             "reused": not built_now,
         }
     ran = _try(bundle, item, request, artifact, entry)
+    if not np.isfinite(ran.get("maximum_error", 0.0)):
+        raise UserError(f"{item.title} gives values that are not finite, {ran['measured_on']}: use another --precision")
     return Built(**_names(item), **made, **{**errors, **ran})
 
 

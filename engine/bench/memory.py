@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from faceanon_engine.engine.bench.entries import left_out
 from faceanon_engine.engine.bench.inputs import make_inputs
 from faceanon_engine.engine.bench.plan import Opener, Plan, Say
-from faceanon_engine.engine.bench.sessions import open_for_bench
+from faceanon_engine.engine.bench.sessions import cases_of, open_for_bench
 from faceanon_engine.engine.bench.step import StepRun, step_networks
 from faceanon_engine.engine.measure import resident, resident_peak
 from faceanon_engine.engine.preset import Preset
@@ -44,7 +44,9 @@ def add_memory(
     for key in dict.fromkeys(tuple(entry[name] for name in named) for entry in sessions):
         entries = [entry for entry in sessions if tuple(entry[name] for name in named) == key]
         batches = sorted({entry["batch"] for entry in entries})
-        arguments = (open_for_bench, bundle.path, *key, plan.device, batches, plan.seed)
+        # Of all that was asked for, though the largest may have been left out: the engine that was measured is for it.
+        largest = max(case.batch for case in cases_of(plan, key[0], plan.device.startswith("cuda")))
+        arguments = (open_for_bench, bundle.path, *key, plan.device, batches, largest, plan.seed)
         work.append((dict(zip(named, key, strict=True)), entries, session_memory, arguments))
     for precision in dict.fromkeys(entry["precision"] for entry in steps):
         entries = [entry for entry in steps if entry["precision"] == precision]
@@ -85,11 +87,12 @@ def session_memory(
     precision: Precision,
     device: str,
     batches: Sequence[int],
+    largest: int,
     seed: int,
 ) -> Memory:
-    """Peak memory of a session by batch size, to be called in a fresh process; batches have to grow.
+    """Peak memory of a session for up to `largest` images by batch size, to be called in a fresh process.
 
-    `opening_host_bytes` and `host_bytes`: resident at the peak while opening and while running, beyond what was
+    Batches have to grow. `opening_host_bytes` and `host_bytes`: resident at the peak while opening and while running, beyond what was
     resident with the libraries loaded. `device_bytes`: what the device has lost since then. `device_peak_bytes`: the
     peak by Torch's own count, which knows nothing of other backends. None where not known.
     """
@@ -100,7 +103,7 @@ def session_memory(
     return _peaks(
         device,
         batches,
-        lambda: open_session(bundle, graph, backend=backend, precision=precision, device=device, largest=max(batches)),
+        lambda: open_session(bundle, graph, backend=backend, precision=precision, device=device, largest=largest),
         lambda session, batch: [session.run(make_inputs(bundle, graph, batch, seed)) for _ in range(3)],
     )
 

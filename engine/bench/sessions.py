@@ -106,7 +106,7 @@ def measure_graph(
                 continue
             try:
                 with resident_peak() as peak:
-                    outputs[case] = np.asarray(session.run(inputs), np.float32)
+                    outputs[case] = _finite(np.asarray(session.run(inputs), np.float32))
                 probes[case] = _probe_of(session, inputs, case)
             except Exception as error:
                 logger.debug("%s on %s cannot be run", graph, case.backend, exc_info=True)
@@ -123,6 +123,12 @@ def measure_graph(
     for session in opened.values():
         session.close()
     return found
+
+
+def _finite(output: Floats) -> Floats:
+    if not np.isfinite(output).all():
+        raise ValueError("it gives values that are not finite: how long that takes says nothing")
+    return output
 
 
 def _probe_of(session: Runnable, inputs: Floats, case: Case) -> Probe:

@@ -20,12 +20,16 @@ class DriverError(RuntimeError):
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU: its name, compute capability (9, 0) and memory in bytes."""
+    """One GPU: its name, compute capability (9, 0), memory in bytes, and place on the bus such as 0000:3b:00.0.
+
+    CUDA counts the fastest one first, and only those it may use; nvidia-smi counts all, by their place.
+    """
 
     index: int
     name: str
     capability: tuple[int, int]
     total: int
+    bus: str = ""
 
     @property
     def architecture(self) -> str:
@@ -75,16 +79,18 @@ def gpus() -> tuple[Gpu, ...]:
 
 def _gpu(index: int) -> Gpu:
     device, total = ctypes.c_int(), ctypes.c_size_t()
-    name = ctypes.create_string_buffer(256)
+    name, bus = ctypes.create_string_buffer(256), ctypes.create_string_buffer(32)
     call("cuDeviceGet", ctypes.byref(device), index)
     call("cuDeviceGetName", name, len(name), device)
     call("cuDeviceTotalMem_v2", ctypes.byref(total), device)
+    call("cuDeviceGetPCIBusId", bus, len(bus), device)
     values = []
     for attribute in (_MAJOR, _MINOR):
         value = ctypes.c_int()
         call("cuDeviceGetAttribute", ctypes.byref(value), attribute, device)
         values.append(value.value)
-    return Gpu(index, name.value.decode(errors="replace"), (values[0], values[1]), total.value)
+    capability = (values[0], values[1])
+    return Gpu(index, name.value.decode(errors="replace"), capability, total.value, bus.value.decode())
 
 
 @cache

@@ -226,6 +226,19 @@ def test_what_nobody_foresaw_is_a_row_too_and_the_report_is_kept(
     assert "CUDA_ERROR_INVALID_CONTEXT" in mapping.not_run
 
 
+def test_an_engine_that_gives_no_numbers_is_a_failure(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = EngineCache(tmp_path)
+    write_linear(cache.graphs_folder(bundle.digest), bundle=bundle.digest)
+    ran = {"maximum_error": float("nan"), "mean_error": float("nan"), "measured_on": "tensorrt 10 on cuda:0"}
+    monkeypatch.setattr(building, "_try", lambda *_: ran)
+    request = Request(networks=["mapping"], backends=["onnxruntime"])
+    (built,) = building.run(bundle, request, plan(request), cache)
+    assert built.error is not None
+    assert "mapping fp32 onnxruntime gives values that are not finite, tensorrt 10 on cuda:0" in built.error
+
+
 @pytest.mark.parametrize(
     ("architecture", "reason"),
     [("sm_80+sm_89", None), ("portable", None), ("sm_120", "it is for sm_120, here is sm_89")],

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from faceanon_engine.engine.bench import memory
 from faceanon_engine.engine.bench.memory import add_memory, in_fresh_process, session_memory, step_memory
 from faceanon_engine.engine.bench.plan import Plan
 from faceanon_engine.engine.bench.sessions import open_for_bench
@@ -38,7 +39,7 @@ def test_a_large_batch_needs_more_than_a_small_one(bundle: Bundle) -> None:
         pytest.skip("/proc does not say what is resident here")
     # In a process of its own: this one may have room left from earlier tests, which no measurement sees being taken.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        arguments = (open_for_bench, bundle.path, "synthesis", "torch", "fp32", "cpu", (1, 256), 0)
+        arguments = (open_for_bench, bundle.path, "synthesis", "torch", "fp32", "cpu", (1, 256), 256, 0)
         found = process.submit(session_memory, *arguments).result()
     assert set(found) == {1, 256}
     assert set(found[1]) == KINDS
@@ -67,6 +68,23 @@ def test_another_process_measures_and_an_entry_is_filled_in(bundle: Bundle) -> N
     assert os.getpid() == before
     assert missing == []
     assert all(set(entry["memory"]) == KINDS for entry in entries)  # type: ignore[call-overload]
+
+
+def test_memory_is_that_of_the_session_that_was_measured(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def measure(_call: Any, arguments: Any) -> Any:
+        asked.append(arguments)
+        return {1: {}}
+
+    monkeypatch.setattr(memory, "in_fresh_process", measure)
+    # The batch of 128 was left out, say for lack of memory: its engine was opened all the same.
+    entries = [{"graph": "mapping", "backend": "torch", "precision": "fp32", "batch": 1, "memory": None}]
+    add_memory(bundle, plan(batches=(1, 128)), entries, [], [], lambda *_: None)
+    (arguments,) = asked
+    _opener, path, *case, device, batches, largest, seed = arguments
+    assert (path, case, device, seed) == (bundle.path, ["mapping", "torch", "fp32"], "cpu", 0)
+    assert (batches, largest) == ([1], 128)
 
 
 def test_what_cannot_be_opened_there_is_left_out(

@@ -164,6 +164,17 @@ def test_a_batch_that_fails_is_left_out_alone(bundle: Bundle) -> None:
     assert [(entry["batch"], entry["reason"]) for entry in missing] == [(4, "no room for 4")]
 
 
+def test_what_is_not_finite_is_left_out(bundle: Bundle) -> None:
+    found, missing = measured(
+        bundle,
+        PLAN,
+        lambda *_, backend, precision, **__: Answer(backend, precision, 1 if backend == "torch" else float("nan")),
+    )
+    assert {key[0] for key in found} == {"torch"}
+    assert all("not finite" in entry["reason"] for entry in missing)
+    assert len(missing) == 2
+
+
 def test_a_batch_that_would_fill_the_memory_is_not_tried(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     class Peak:
         growth = 10**12
