@@ -92,9 +92,9 @@ def session_memory(
 ) -> Memory:
     """Peak memory of a session for up to `largest` images by batch size, to be called in a fresh process.
 
-    Batches have to grow. `opening_host_bytes` and `host_bytes`: resident at the peak while opening and while running, beyond what was
-    resident with the libraries loaded. `device_bytes`: what the device has lost since then. `device_peak_bytes`: the
-    peak by Torch's own count, which knows nothing of other backends. None where not known.
+    Batches have to grow. `opening_host_bytes` and `host_bytes`: resident at the peak while opening and while running,
+    beyond what was resident with the libraries loaded. `device_bytes`: what the device has lost since then.
+    `device_peak_bytes`: the peak by Torch's own count, which knows nothing of other backends. None where not known.
     """
     from faceanon_engine.engine.bundle import Bundle
 
