@@ -1,4 +1,14 @@
-"""Whole optimisations of the demo's samples under several settings, measured alike: used by the scripts beside it.
+"""What the options of the optimisation save and change: whole runs on the demo's samples, measured alike.
+
+    python benchmarks/demo_runs.py stopping
+    python benchmarks/demo_runs.py proxy
+    python benchmarks/demo_runs.py precision
+
+stopping: the rule of the preset `fast`, a stricter and a laxer one. proxy: optimising through the generator's picture
+at 32 px, on the way to its 64, with more or fewer steps at the end; the demo's encoders take pictures of 64 and 48 px
+whatever they are given, so that only the generator's part is saved, which at 1024 px is three quarters of the step.
+precision: float32, bfloat16 and, with --fp16 or on a GPU, float16, which most CPUs emulate, so that it says nothing
+about time there.
 
 Values are of the delivered code in float32 at full resolution, whatever the steps were made in. On a shared machine
 processor seconds say more than wall seconds; both are given.
@@ -12,7 +22,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +33,12 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from machine import describe  # noqa: E402
 
+from faceanon_engine.engine.precision import Precision  # noqa: E402
+from faceanon_engine.engine.preset import PRESETS  # noqa: E402
 from faceanon_engine.engine.step import StepSettings  # noqa: E402
+
+Settings = Mapping[str, StepSettings]
+"""The settings that are compared, by what they are called; the first is what the others are held to."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,6 @@ class Demo:
         from faceanon_engine.engine.optimise import mix_codes, real_targets
         from faceanon_engine.engine.pipeline import Anonymizer, Stages
         from faceanon_engine.engine.pool import PoolSpec
-        from faceanon_engine.engine.preset import PRESETS
         from faceanon_engine.engine.reader import Reader
         from faceanon_engine.engine.step import Networks
 
@@ -130,23 +144,78 @@ def row(name: str, run: Run, reference: Run, margin: float) -> dict[str, Any]:
     }
 
 
-def main(
-    question: str, description: str, default: Path, settings: Callable[[Demo, float], Mapping[str, StepSettings]]
-) -> None:
+def stopping(demo: Demo, margin: float, fp16: bool) -> Settings:
+    """All steps, the preset's rule, and stricter and laxer ones."""
+    rule = PRESETS["fast"].stopping
+    assert rule is not None
+    found = {"all steps": StepSettings(demo.preset, margin)}
+    for improvement in (0.02, rule.improvement, 0.05):
+        preset = replace(demo.preset, stopping=replace(rule, improvement=improvement))
+        name = f"improved < {100 * improvement:g} %" + (" (fast)" if improvement == rule.improvement else "")
+        found[name] = StepSettings(preset, margin)
+    return found
+
+
+def proxy(demo: Demo, margin: float, fp16: bool) -> Settings:
+    """The whole picture all the time, and the proxy with more or fewer steps at the end."""
+    found = {"full resolution": StepSettings(demo.preset, margin)}
+    for finish in (20, 10, 5, 1):
+        preset = replace(demo.preset, proxy_resolution=32, proxy_finish=finish)
+        found[f"32 px, last {finish} full"] = StepSettings(preset, margin)
+    return found
+
+
+def precision(demo: Demo, margin: float, fp16: bool) -> Settings:
+    """The precisions that the device has."""
+    on_gpu = demo.device.type == "cuda"
+    names: list[Precision] = ["fp32", "bf16"]
+    if on_gpu:
+        names.append("tf32")
+    if on_gpu or fp16:
+        names.append("fp16")
+    return {name: StepSettings(demo.preset, margin, precision=name) for name in names}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, by which settings, and where its answer lies."""
+
+    words: str
+    settings: Callable[[Demo, float, bool], Settings]
+    result: str
+
+
+QUESTIONS = {
+    "stopping": Question("what stopping early saves and changes", stopping, "stopping-demo.json"),
+    "proxy": Question("what a proxy resolution saves and changes", proxy, "proxy_resolution-demo.json"),
+    "precision": Question(
+        "where a 50-step run in 16 bits ends, against float32", precision, "optimise_precision-demo.json"
+    ),
+}
+
+
+def main() -> None:
     """Run every setting, the first being the reference; print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("question", choices=QUESTIONS)
     parser.add_argument("--limit", type=int, default=24, help="originals")
     parser.add_argument("--together", type=int, default=8, help="slots")
     parser.add_argument("--margin", type=float, nargs="*", default=[0.0])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, default=default)
+    parser.add_argument("--fp16", action="store_true", help="float16 on a CPU, too: very slow")
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    question = QUESTIONS[arguments.question]
+    output = arguments.output or ROOT / "benchmarks" / "results" / question.result
     demo = Demo(arguments.limit, arguments.device)
-    cases = []
+    bundle = {"name": demo.bundle.name, "digest": demo.bundle.digest}
+    result: dict[str, Any] = {"question": question.words, "bundle": bundle, "together": arguments.together}
+    result |= {"cases": [], "machine": describe()}
     for margin in arguments.margin:
         rows: list[dict[str, Any]] = []
+        result["cases"].append({"margin": margin, "rows": rows})
         reference: Run | None = None
-        for name, wanted in settings(demo, margin).items():
+        for name, wanted in question.settings(demo, margin, arguments.fp16).items():
             run = demo.run(wanted, arguments.together)
             reference = reference or run
             rows.append(row(name, run, reference, margin))
@@ -159,9 +228,10 @@ def main(
                 f"pixels {found['pixel_change_mean_of_255']:.1f}",
                 flush=True,
             )
-        cases.append({"margin": margin, "rows": rows})
-    bundle = {"name": demo.bundle.name, "digest": demo.bundle.digest}
-    result = {"question": question, "bundle": bundle, "together": arguments.together, "cases": cases}
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result | {"machine": describe()}, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {arguments.output}")
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -107,10 +107,9 @@ def parts(folder: Path, rehearse: bool, minutes: float = FULL_MINUTES) -> list[P
     step(256, 180)
     step(64, 120)
     few = ("--limit", 1, "--together", 1) if rehearse else ("--limit", 24, "--together", 24)
-    script("demo-precision", "optimise_precision.py", "--device", device, *few, seconds=120)
+    for question in ("precision",) if rehearse else ("precision", "stopping", "proxy"):
+        script(f"demo-{question}", "demo_runs.py", question, "--device", device, *few, seconds=120)
     if not rehearse:
-        for question in ("stopping", "proxy"):
-            script(f"demo-{question}", "demo_runs.py", question, "--device", device, *few, seconds=120)
         tests("tests-gpu-sessions", "tests/gpu/test_sessions.py", 240)
         tests("tests-kernels", "tests/kernels", 180)
     return found

@@ -276,7 +276,7 @@ def test_a_generator_without_lower_sides_says_so() -> None:
 
 
 def test_bfloat16_ends_where_float32_ends(demo: Case) -> None:
-    """Identity cosine and attribute loss after a whole run; benchmarks/optimise_precision.py has more images."""
+    """Identity cosine and attribute loss after a whole run; benchmarks/demo_runs.py has more images."""
     preset = replace(FALCO, steps=50)
     exact = demo.together(StepSettings(preset), 3)
     found = demo.together(StepSettings(preset, precision="bf16"), 3)
