@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from tiny_bundle import write_tiny_bundle
 
 from faceanon_engine.engine.bundle import Bundle
-from faceanon_engine.engine.engine_cache import EngineCache
-from faceanon_engine.engine.sessions import GRAPHS, Profile, Session, open_session
+from faceanon_engine.engine.engine_cache import EngineCache, EngineOptions
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.sessions import GRAPHS, Profile, Session, Wanted, open_engine, open_session
+from faceanon_engine.engine.sessions.cuda_driver import gpus
 from faceanon_engine.engine.sessions.opening import why_not
-
-prepare = pytest.importorskip("faceanon_engine.export.prepare", reason="exporting needs more packages").prepare
+from faceanon_engine.engine.sessions.tensorrt_session import load_module
+from faceanon_engine.export import build as building
+from faceanon_engine.export.prepare import prepare, prepare_engine
+from faceanon_engine.export.tensorrt import architectures
 
 ON_GPU = ["onnxruntime", "tensorrt", "tensorrt-rtx"]
 # As shares of the reference's root mean square: float32 in another order; float16 as graphs of it are held to.
@@ -116,6 +122,96 @@ def test_kernels_compiled_by_rtx_are_kept_for_the_next_process(bundle: Bundle, c
     assert all(file.stat().st_size > 0 for file in kept)
     with open_on_gpu(bundle, cache, "identity", "tensorrt-rtx", "fp32") as session:
         np.testing.assert_array_equal(session.run(inputs(session, 8)), first)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ON_GPU)
+def test_a_session_runs_in_threads_that_did_nothing_on_the_gpu_yet(
+    bundle: Bundle, cache: EngineCache, backend: str
+) -> None:
+    with open_on_gpu(bundle, cache, "identity", backend, "fp32") as session:
+        x = inputs(session, 8)
+        expected = session.run(x)
+        for _ in range(2):
+            with ThreadPoolExecutor(1) as thread:
+                np.testing.assert_allclose(thread.submit(session.run, x).result(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ON_GPU)
+def test_a_tensor_that_begins_within_another_is_taken(bundle: Bundle, cache: EngineCache, backend: str) -> None:
+    reference = open_session(bundle, "mapping", backend="torch", device="cpu")
+    with open_on_gpu(bundle, cache, "mapping", backend, "fp32") as session:
+        x = torch.from_numpy(inputs(session, 9)).cuda()
+        assert x[1:].data_ptr() % 256, "a row of this bundle's codes is shorter than an alignment"
+        expected = reference.run(x.cpu().numpy()[1:])
+        assert error(session.run(x[1:]).cpu().numpy(), expected) < TOLERANCE["fp32"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_recordings_of_an_engine_for_many_sizes_give_each_its_own_results(
+    bundle: Bundle, cache: EngineCache, backend: str
+) -> None:
+    reference = open_session(bundle, "identity", backend="torch", device="cpu")
+    open_on_gpu(bundle, cache, "identity", backend, "fp32", profile=Profile()).close()
+    artifact = cache.find_graph(bundle.digest, "identity", "fp32")
+    (plan,) = (cache.root / bundle.digest[:16] / backend).glob("identity-fp32-b1.8.64-*.plan")
+    assert artifact is not None
+    with open_engine(plan, artifact, cuda_graphs=True) as session:
+        for count in (8, 8, 8, 3, 3, 3, 8, 16, 16, 8, 8):
+            x = inputs(session, count)
+            assert error(session.run(x), reference.run(x)) < TOLERANCE["fp32"]
+            found = session.run(torch.from_numpy(x).cuda())
+            assert error(found.cpu().numpy(), reference.run(x)) < TOLERANCE["fp32"]
+        assert "refused" not in session.describe().detail
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_a_session_may_be_dropped_with_work_on_its_stream(bundle: Bundle, cache: EngineCache, backend: str) -> None:
+    # What goes wrong here takes the whole process with it.
+    for _ in range(3):
+        session = open_on_gpu(bundle, cache, "identity", backend, "fp32")
+        x = torch.from_numpy(inputs(session, 8)).cuda()
+        torch.cuda._sleep(20_000_000)
+        found = session.run(x)
+        del session
+        gc.collect()
+        torch.cuda.synchronize()
+        assert torch.isfinite(found).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_weights_that_were_left_out_are_put_back(bundle: Bundle, cache: EngineCache, backend: str) -> None:
+    reference = open_session(bundle, "identity", backend="torch", device="cpu")
+    open_on_gpu(bundle, cache, "identity", backend, "fp32").close()
+    artifact = cache.find_graph(bundle.digest, "identity", "fp32")
+    assert artifact is not None
+    wanted = Wanted("identity", backend, "fp32", "cuda:0", Profile())  # type: ignore[arg-type]
+    place = architectures(backend, [], gpus()[0], load_module(backend))[0]
+    try:
+        whole = prepare_engine(artifact, wanted, place, cache)
+        stripped = prepare_engine(artifact, wanted, place, cache, options=EngineOptions(strip_weights=True))
+    except UserError as reason:
+        pytest.skip(str(reason))
+    assert stripped.bytes < whole.bytes
+    with open_engine(stripped.path, artifact) as session:
+        x = inputs(session, 8)
+        assert error(session.run(x), reference.run(x)) < TOLERANCE["fp32"]
+
+
+@pytest.mark.gpu
+def test_what_is_built_is_tried_on_the_gpu(bundle: Bundle, tmp_path: Path) -> None:
+    request = building.Request(networks=["mapping"], profile=Profile(1, 4, 8))
+    built = building.run(bundle, request, building.plan(request), EngineCache(tmp_path))
+    assert built
+    for each in built:
+        assert (each.error, each.not_run) == (None, None)
+        assert each.throughput is not None
+        assert each.maximum_error is not None
+        assert each.maximum_error < 1e-3
 
 
 WITHOUT_TORCH = """
