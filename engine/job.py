@@ -175,6 +175,8 @@ class _Names:
     extension: str
     taken: set[str] = field(default_factory=set)
     folders: set[str] = field(default_factory=set)
+    given_by_others: Callable[[str], bool] = lambda name: False
+    """Whether another process has given the name since, where several share a job."""
 
     def reserve(self, path: str) -> None:
         self.taken.add(path.casefold())
@@ -196,7 +198,8 @@ class _Names:
             for stem, ending in candidates:
                 room = _LONGEST_NAME - len(ending) - len(_CODES_ENDING)  # the longest of what takes the place of .png
                 name = str(folder / f"{_cut(stem, room)}{ending}{self.extension}")
-                if name.casefold() not in self.taken and name.casefold() not in self.folders:
+                known = name.casefold() in self.taken or name.casefold() in self.folders
+                if not known and not self.given_by_others(name):
                     self.reserve(name)
                     return name
             candidates = [(source.name, f"-{number}{mark}")]
@@ -374,6 +377,8 @@ class _Job:
 
         by_path = {readable(file.relative): file for file in self.files}
         self.rows = _by_input(self.manifest.items())
+        self.names = _names(self.settings, self.files, self.rows)
+        self.names.given_by_others = self.manifest.has_output
         self.lock_names = lambda: FileLock(self.output / NAMES_LOCK_NAME)
 
         def claimed() -> Iterator[InputFile]:
@@ -483,8 +488,6 @@ class _Job:
         if len(rows) == count:
             return rows
         with self.lock_names() if self.lock_names is not None else nullcontext():
-            if self.lock_names is not None:
-                self.names = _names(self.settings, self.files, _by_input(self.manifest.items()))
             gone, rows = rows[count:], rows[:count] + [self._planned(path, face) for face in range(len(rows), count)]
             self._unlink(gone)
             self.manifest.plan_faces(path, rows)

@@ -200,6 +200,12 @@ class Manifest:
         with _explained(self.path):
             return [ItemRow(*row) for row in self._connection.execute(query + " order by input, face", arguments)]
 
+    def has_output(self, name: str) -> bool:
+        """Whether an item has that output, small and large Latin letters taken for the same."""
+        with _explained(self.path):
+            query = "select exists (select 1 from items where output = ? collate nocase)"
+            return bool(self._connection.execute(query, (name,)).fetchone()[0])
+
     def counts(self) -> dict[str, int]:
         """Number of items by state; every state has an entry."""
         with _explained(self.path):

@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from fake_worker import GREEN, make_inputs
+from fake_worker import GREEN, FakeWorker, make_inputs
 from shared_worker import CannotLoad, SharedWorker
 
 from faceanon_engine.engine import job as job_module
@@ -22,7 +24,7 @@ from faceanon_engine.engine.config import JobSettings, job_settings
 from faceanon_engine.engine.devices import device_names
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job import Observer
-from faceanon_engine.engine.manifest import ItemRow, Manifest
+from faceanon_engine.engine.manifest import InputRow, ItemRow, Manifest
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 
@@ -135,6 +137,28 @@ def test_two_processes_give_no_two_faces_one_name(settings: JobSettings, monkeyp
     outputs = [str(row.output) for row in items(settings)]
     assert len(set(outputs)) == 32
     assert all((settings.output / name).is_file() for name in outputs)
+
+
+def test_a_name_costs_no_reading_of_the_whole_manifest(settings: JobSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a hundred thousand photos of several people that would take longer than anonymizing them."""
+    monkeypatch.setattr(job_module.Reader, "faces_of", lambda reader, file: [np.zeros((32, 32, 3), np.uint8)] * 3)
+    make_inputs(settings.input, 6)
+    run(replace(settings, devices=None, limit=1))
+    settings = replace(settings, devices=None)
+    with Manifest.create(settings.output / "manifest.sqlite") as manifest:
+        names = [f"photo-{number:02d}.png" for number in range(1, 6)]
+        manifest.list_inputs(
+            [InputRow(name, 1, 1) for name in names], [ItemRow(name, 0, output=name) for name in names]
+        )
+        manifest.fill_queue(names)
+        reads: list[str | None] = []
+        everything = manifest.items
+        monkeypatch.setattr(manifest, "items", lambda state=None: reads.append(state) or everything(state))
+        job_module.take_part(settings, 0, manifest, Told(), FakeWorker)
+        assert len(reads) == 1
+        assert manifest.counts() == {"done": 18, "failed": 0, "pending": 0}
+        assert manifest.has_output("PHOTO-01-face2.png")
+        assert not manifest.has_output("photo-01-face3.png")
 
 
 def test_when_the_first_process_is_killed_the_others_end_and_a_new_run_finishes(tmp_path: Path) -> None:
