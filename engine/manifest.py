@@ -277,8 +277,10 @@ class Manifest:
     @staticmethod
     def _insert(connection: sqlite3.Connection, items: Iterable[ItemRow]) -> None:
         marks = ", ".join("?" * len(COLUMNS))
+        values = ", ".join(f"{column} = excluded.{column}" for column in COLUMNS)
+        # Not "insert or replace", which would drop another item silently where two had one output.
         connection.executemany(
-            f"insert or replace into items ({', '.join(COLUMNS)}) values ({marks})",
+            f"insert into items ({', '.join(COLUMNS)}) values ({marks}) on conflict (input, face) do update set {values}",
             [tuple(getattr(item, column) for column in COLUMNS) for item in items],
         )
 

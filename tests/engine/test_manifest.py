@@ -111,3 +111,11 @@ def test_its_folder_may_have_a_name_that_is_no_text(tmp_path: Path) -> None:
     Manifest.create(folder / "manifest.sqlite").close()
     with Manifest.read(folder / "manifest.sqlite") as manifest:
         assert manifest.items() == []
+
+
+def test_no_item_ever_takes_the_output_of_another(path: Path) -> None:
+    with Manifest.create(path) as manifest:
+        manifest.list_inputs([InputRow("a.jpg", 1, 2), InputRow("b.jpg", 1, 2)], [DONE])
+        with pytest.raises(UserError, match="UNIQUE"):
+            manifest.finish([replace(DONE, input="b.jpg")])
+        assert manifest.items() == [DONE]
