@@ -280,7 +280,8 @@ class Manifest:
         values = ", ".join(f"{column} = excluded.{column}" for column in COLUMNS)
         # Not "insert or replace", which would drop another item silently where two had one output.
         connection.executemany(
-            f"insert into items ({', '.join(COLUMNS)}) values ({marks}) on conflict (input, face) do update set {values}",
+            f"insert into items ({', '.join(COLUMNS)}) values ({marks}) "
+            f"on conflict (input, face) do update set {values}",
             [tuple(getattr(item, column) for column in COLUMNS) for item in items],
         )
 
