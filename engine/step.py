@@ -143,6 +143,7 @@ class Outcome(NamedTuple):
 
 
 @torch.no_grad()
+@computing("fp32")
 def begin(generator: Generator, w_plus: Tensor, targets: Targets, settings: StepSettings) -> State:
     """The state of images whose codes [N, rows, w_dim] have not been moved yet.
 
@@ -183,8 +184,9 @@ def with_view(networks: Networks, state: State, settings: StepSettings) -> State
     residual = None
     if settings.resolution is not None:
         plain = replace(settings, resolution=None)
-        whole = draw(networks, state, state.rows, plain).float()
-        part = draw(networks, replace(state, residual=None), state.rows, settings).float()
+        with computing(settings.precision):
+            whole = draw(networks, state, state.rows, plain).float()
+            part = draw(networks, replace(state, residual=None), state.rows, settings).float()
         side = part.shape[-1]
         residual = F.interpolate(whole, (side, side), mode="bilinear", antialias=True, align_corners=False) - part
     best, stale = torch.full_like(state.best, torch.inf), torch.zeros_like(state.stale)

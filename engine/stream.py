@@ -120,7 +120,8 @@ class Stream:
         w_plus_real = torch.as_tensor(found.invert(pixels)).to(found.device)
         fakes = torch.from_numpy(np.array(found.pool_used.w[neighbours.ids[:, 0]], np.float32)).to(found.device)
         w_plus = mix_codes(w_plus_real, found.generator.broadcast(fakes), settings.preset)
-        targets = real_targets(found.identity_encoder, found.attribute_encoder, pixels, settings.preset)
+        with computing("fp32"):
+            targets = real_targets(found.identity_encoder, found.attribute_encoder, pixels, settings.preset)
         state = begin(found.generator, w_plus, targets, settings)
         return [Ticket(key, state.part(number, 1)) for number, key in enumerate(keys)]
 
