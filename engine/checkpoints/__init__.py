@@ -72,12 +72,14 @@ def _load(path: Path, start: bytes) -> Mapping[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         text = str(error)
-        name = re.search(r"(?:GLOBAL|global|instantiate|class) `?([A-Za-z_][\w]*(?:\.[\w]+)+)", text)
+        name = re.search(r"(?:GLOBAL|instantiate|class) `?([A-Za-z_]\w*(?:\.\w+)*)", text)
         if name and "weights_only" in text.lower().replace(" ", "_"):
             raise UserError(
                 f"{path} asks for {name[1]}, which is neither a tensor nor a plain container: "
                 "refused, nothing of it was run"
             ) from None
+        # What comes before is advice to load the file without this check.
+        text = text.rpartition("WeightsUnpickler error:")[2].strip()
         line = (text.splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is not a readable checkpoint ({line[:160]}): expected {_KNOWN}") from None
     if not isinstance(content, Mapping):

@@ -143,3 +143,29 @@ def test_a_torchscript_archive_is_refused_with_the_remedy(tmp_path: Path) -> Non
         archive.writestr("clip/constants.pkl", b"")
     with pytest.raises(UserError, match="state dict"):
         read_checkpoint(path)
+
+
+class Shout:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("run!",)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_builtin_that_a_checkpoint_asks_for_is_named_and_not_run(
+    tmp_path: Path, old: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "file.pth"
+    torch.save({"a": Shout()}, path, _use_new_zipfile_serialization=not old)
+    with pytest.raises(UserError, match=r"asks for print, .* refused"):
+        read_checkpoint(path)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("content", [b"\xff\xd8\xff\xe0 a photo", b"<html>sign in</html>"])
+def test_nobody_is_told_to_load_a_file_unchecked(tmp_path: Path, content: bytes) -> None:
+    """As Torch's own message does."""
+    path = tmp_path / "file.pth"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_checkpoint(path)
+    assert "weights_only" not in str(caught.value)
