@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -288,9 +289,22 @@ class EngineCache:
                 raise _unwritable(path, error) from None
             return found
         try:
+            _clear_leftovers(path)
             return find() or make()
         finally:
             lock.release()
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Delete what processes that were killed had half written there; whoever calls holds the lock of that path."""
+    unfinished = re.compile(rf"\.{re.escape(path.name)}(\.[a-z]+)?-[a-z0-9_]{{8}}")  # as tempfile makes names
+    for found in path.parent.iterdir():
+        if unfinished.fullmatch(found.name):
+            logger.info("%s was left unfinished: removed", found)
+            if found.is_dir():
+                shutil.rmtree(found, ignore_errors=True)
+            else:
+                found.unlink(missing_ok=True)
 
 
 def _exporter_version() -> str | None:

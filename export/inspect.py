@@ -97,10 +97,12 @@ def _fused(plan: bytes, backend: str) -> list[Layer]:
 
 
 def _graph(path: Path) -> Contents:
-    import onnx
-
     artifact = Artifact.read(path)
     artifact.check()
+    try:
+        import onnx
+    except ImportError as error:
+        raise UserError(f"looking into a graph needs onnx ({error}): pip install 'faceanon-engine[export]'") from None
     model = onnx.shape_inference.infer_shapes(onnx.load(str(path), load_external_data=False))
     known = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
     sizes = {tensor.name: _bytes(tensor) for tensor in model.graph.initializer}

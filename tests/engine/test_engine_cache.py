@@ -273,6 +273,26 @@ def test_a_graph_of_another_bundle_in_this_bundles_place_is_not_taken(tmp_path: 
     assert cache.find_graph("b" * 64, "mapping", "fp32") is None
 
 
+def test_what_a_killed_process_left_is_cleared_away_and_nothing_else(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path)
+    folder = cache.path(KEY).parent
+    graphs = cache.graphs_folder("b" * 64)
+    kept = [graphs / ".mapping-fp32-uint8-k3j2h1g0", graphs / ".mapping-fp16-k3j2h1g0", folder / "other.plan"]
+    left = [
+        graphs / ".mapping-fp32-abcd_123",
+        folder / f".{cache.path(KEY).name}-abcd_123",
+        folder / f".{cache.path(KEY).stem}.json-abcd_123",
+    ]
+    for path in (*kept, *left):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if path.parent == graphs else path.write_bytes(b"half")
+    (left[0] / "mapping-fp32.onnx").write_bytes(b"half")
+    cache.ensure(KEY, Builder())
+    cache.ensure_graph("b" * 64, "mapping", "fp32", write_linear)
+    assert [path.exists() for path in left] == [False, False, False]
+    assert all(path.exists() for path in kept)
+
+
 def test_what_lies_in_a_folder_that_cannot_be_written_to_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
