@@ -231,6 +231,8 @@ def _build_error(artifact: Artifact, key: EngineKey, told: list[str]) -> UserErr
             f"{subject}: out of memory; give a smaller largest --batch than {key.profile.max}, a smaller "
             "--workspace, or a 16-bit --precision"
         )
+    if key.options.workspace is not None and "workspace" in text:
+        return UserError(f"{subject} in a workspace of {key.options.workspace} bytes; give a larger --workspace")
     if "libnvinfer_lean" in text:
         return UserError(f"{subject}: its package has no lean runtime; leave --version-compatible out")
     if (key.options.refittable or key.options.strip_weights) and "CUDA" in text:

@@ -150,6 +150,7 @@ def test_a_graph_that_is_none_is_named(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (EngineOptions(version_compatible=True), "leave --version-compatible out"),
+        (EngineOptions(workspace=0), "in a workspace of 0 bytes; give a larger --workspace"),
         (EngineOptions(hardware_compatible=True), "leave --hardware-compatible out"),
         (EngineOptions(refittable=True), "need a GPU to build on"),
         (EngineOptions(strip_weights=True), "need a GPU to build on"),
