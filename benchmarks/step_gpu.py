@@ -170,7 +170,8 @@ def time_step(
     if on_gpu:
         gc.collect()
         torch.cuda.empty_cache()
-        graphed = GraphStepper(low, settings, torch.cuda.graph_pool_handle())
+        graphed = stepper_for(clock.device)(low, settings)
+        assert isinstance(graphed, GraphStepper)
         row["graph"] = summary(clock.times(lambda: graphed(state, batch, False)), batch)
         row["graph_refused"] = graphed.refused
         row["peak_memory_gb"] = torch.cuda.max_memory_allocated(clock.device) / 1e9

@@ -17,6 +17,7 @@ import torch
 
 from faceanon_engine.engine.continuous import PlainStepper, Stepper
 from faceanon_engine.engine.step import Networks, Outcome, State, StepSettings, step
+from faceanon_engine.kernels.cuda.launch import launcher_for
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -33,17 +34,29 @@ def stepper_for(device: torch.device) -> Callable[[Networks, StepSettings], Step
     """What makes the steppers of a stream on that device."""
     if device.type != "cuda":
         return PlainStepper
-    pool = torch.cuda.graph_pool_handle()  # one for all graphs: no two of them ever run at the same time
-    return lambda networks, settings: GraphStepper(networks, settings, pool)
+    launcher = launcher_for(device)
+    # One of each for all graphs, of which no two ever run at the same time: blocks of a pool belong to a stream. The
+    # launcher's own is one that PyCUDA can launch on, where it is used.
+    pool = torch.cuda.graph_pool_handle()
+    stream = None if launcher is None else launcher.new_stream()
+    return lambda networks, settings: GraphStepper(networks, settings, pool, stream)
 
 
 class GraphStepper:
     """Steps by replaying graphs that are captured when a number of slots is first needed."""
 
-    def __init__(self, networks: Networks, settings: StepSettings, pool: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        networks: Networks,
+        settings: StepSettings,
+        pool: tuple[int, int] | None = None,
+        stream: torch.cuda.Stream | None = None,
+    ) -> None:
+        """Graphs take their memory from `pool` and are captured on `stream`; None makes new ones."""
         self._networks = networks
         self._settings = settings
         self._pool = pool
+        self._stream = stream
         self._plain = PlainStepper(networks, settings)
         self._state: State | None = None
         self._captured: dict[int, tuple[torch.cuda.CUDAGraph, Outcome]] = {}
@@ -79,7 +92,9 @@ class GraphStepper:
     def _capture(self, part: State) -> tuple[torch.cuda.CUDAGraph, Outcome]:
         device = part.rows.device
         with torch.cuda.device(device), _chosen_algorithms():
-            side = torch.cuda.Stream(device)
+            if self._stream is None:
+                self._stream = torch.cuda.Stream(device)
+            side = self._stream
             side.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(side):
                 scratch = part.clone()  # the images themselves must not be stepped by a warm-up
@@ -89,7 +104,7 @@ class GraphStepper:
             del scratch
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
-            return capture(lambda: step(self._networks, part, self._settings), pool=self._pool)
+            return capture(lambda: step(self._networks, part, self._settings), pool=self._pool, stream=side)
 
 
 def capture(
@@ -129,12 +144,15 @@ def measured_capacity(
 ) -> int:
     """How many images can be stepped together on the GPU of `image`, by the memory that steps of one and of three take.
 
-    `free` is what may be taken, in bytes; None asks the device.
+    `free` is what may be taken, in bytes; None asks the device. Where three do not fit it is one.
     """
     device = image.rows.device
     torch.cuda.empty_cache()
     available = torch.cuda.mem_get_info(device)[0] if free is None else free
-    one, three = (_peak(networks, settings, image, count) for count in (1, 3))
+    try:
+        one, three = (_peak(networks, settings, image, count) for count in (1, 3))
+    except torch.OutOfMemoryError:
+        return 1
     return fitting(one, three, available, limit)
 
 

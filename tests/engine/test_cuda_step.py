@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,14 @@ from tiny_bundle import write_tiny_bundle
 
 from faceanon_engine.engine import cuda_step
 from faceanon_engine.engine.continuous import Finished, PlainStepper, Ticket, make_lanes, optimise_continuously
-from faceanon_engine.engine.cuda_step import GraphStepper, capture, fitting, slots_for, stepper_for
+from faceanon_engine.engine.cuda_step import (
+    GraphStepper,
+    capture,
+    fitting,
+    measured_capacity,
+    slots_for,
+    stepper_for,
+)
 from faceanon_engine.engine.optimise import real_targets
 from faceanon_engine.engine.pipeline import Stages
 from faceanon_engine.engine.preset import PRESETS, StoppingRule
@@ -45,6 +53,28 @@ def test_what_fits_is_found_from_two_measurements(each: int, common: int, free: 
         assert common + found * each <= free
     if found < limit:
         assert common + (found + 1) * each > free * cuda_step.SHARE_OF_MEMORY - 1
+
+
+@pytest.mark.parametrize("fit", [0, 1, 3])
+def test_a_gpu_that_holds_few_images_is_no_error(fit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def peak(networks: Any, settings: Any, image: Any, count: int) -> int:
+        if count > fit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return count * GIB
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(cuda_step, "_peak", peak)
+    image: Any = SimpleNamespace(rows=torch.zeros(1))
+    assert measured_capacity(None, None, image, free=10 * GIB) == (8 if fit == 3 else 1)  # type: ignore[arg-type]
+
+
+def test_all_graphs_share_a_pool_and_the_launchers_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = SimpleNamespace(new_stream=lambda: "the launcher's stream")
+    monkeypatch.setattr(cuda_step, "launcher_for", lambda device: launcher)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 7))
+    make = stepper_for(torch.device("cuda"))
+    steppers: list[Any] = [make(None, StepSettings(PRESETS["falco"])) for _ in range(2)]  # type: ignore[arg-type]
+    assert [(each._pool, each._stream) for each in steppers] == [((0, 7), "the launcher's stream")] * 2
 
 
 def test_the_cpu_steps_plainly() -> None:

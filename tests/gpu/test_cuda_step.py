@@ -76,7 +76,8 @@ def test_graphs_give_what_plain_steps_give(ffhq_shaped: Networks, precision: Any
 def test_a_step_is_captured_and_not_stepped_plainly(ffhq_shaped: Networks) -> None:
     settings = StepSettings(FALCO)
     state = filled(image_state(ffhq_shaped, settings, CUDA), 4)
-    stepper = GraphStepper(ffhq_shaped, settings, torch.cuda.graph_pool_handle())
+    stepper = stepper_for(CUDA)(ffhq_shaped, settings)
+    assert isinstance(stepper, GraphStepper)
     before = state.rows.clone()
     stepper(state, 4, False)
     assert stepper.refused is None
@@ -122,7 +123,8 @@ def test_the_capacity_that_is_measured_can_be_stepped(ffhq_shaped: Networks) -> 
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    stepper = GraphStepper(low, settings, torch.cuda.graph_pool_handle())
+    stepper = stepper_for(CUDA)(low, settings)
+    assert isinstance(stepper, GraphStepper)
     stepper(filled(image, capacity), capacity, False)
     assert stepper.refused is None
     assert torch.cuda.max_memory_allocated() - before <= free
