@@ -52,7 +52,10 @@ def read_checkpoint(path: Path) -> list[ImportedNetwork]:
         raise UserError(f"{path} is empty: download it again")
     try:
         if start[:1] == b"\x80" and not start.startswith(_TORCH_LEGACY):
-            config, state = from_nvidia(read_nvidia_pickle(path))
+            stored = read_nvidia_pickle(path)
+            if "mapping.embed.weight" in stored:
+                raise UserError(f"{path} is a generator of labelled classes: give one that was trained without labels")
+            config, state = from_nvidia(stored)
             found = [("generator", config, state, "nvidia")]
         else:
             found = _recognise(path, _load(path, start))

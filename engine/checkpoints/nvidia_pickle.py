@@ -1,18 +1,20 @@
 """Reads the pickles of NVIDIA's StyleGAN2-ADA and StyleGAN3 without executing anything they hold.
 
 Such a pickle stores a network as the source text of its class and the class's state. The source stays text here: only
-tensors, arrays' scalars and plain containers are rebuilt, and every other name is refused.
+tensors, NumPy's numbers (every layer's gain is one) and plain containers are rebuilt, and every other name is refused.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,6 +53,25 @@ def _tensor(storage: Any, offset: int, size: Any, stride: Any, *rest: Any) -> Te
     return torch._utils._rebuild_tensor(storage, offset, size, stride)
 
 
+class _NumberType:
+    """Stands for the type of a NumPy number: a letter and its bytes, such as f8, and the byte order."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if not isinstance(code, str) or not re.fullmatch(r"b1|[iu][1248]|f[248]", code):
+            raise _Refused(f"numpy.dtype {code!r}")
+        self.name = f"<{code}"
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, tuple) and state[1:2] == (">",):
+            self.name = f">{self.name[1:]}"
+
+
+def _number(kind: Any, data: Any) -> Any:
+    if not isinstance(kind, _NumberType) or not isinstance(data, bytes):
+        raise _Refused("numpy.core.multiarray.scalar of what is no number")
+    return np.frombuffer(data, kind.name, count=1)[0].item()
+
+
 _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "set"): set,
@@ -61,6 +82,9 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch._utils", "_rebuild_parameter"): _parameter,
     ("torch.storage", "_load_from_bytes"): _storage,
     ("torch", "Size"): torch.Size,
+    ("numpy", "dtype"): _NumberType,
+    ("numpy.core.multiarray", "scalar"): _number,
+    ("numpy._core.multiarray", "scalar"): _number,
 }
 
 

@@ -93,6 +93,8 @@ def write_nvidia_pickle(state: dict[str, torch.Tensor], path: Path) -> None:
         def __reduce__(self) -> Any:
             content = {
                 "training": False,
+                "weight_gain": 0.01 / np.sqrt(512),  # a NumPy number, as in every layer of the release
+                "init_kwargs": EasyDict(widths={64}, first=slice(0, 1)),
                 "_parameters": {k: torch.nn.Parameter(v) for k, v in self.parameters.items() if "noise_const" not in k},
                 "_buffers": {k: v for k, v in self.parameters.items() if "noise_const" in k},
                 "_modules": self.modules,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import pickle
 import sys
@@ -11,13 +12,15 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "golden"))
-from stand_ins import state_dict, write_checkpoint
+from stand_ins import state_dict, write_checkpoint, write_nvidia_pickle
 
 from faceanon_engine.engine.checkpoints import read_checkpoint
+from faceanon_engine.engine.checkpoints.nvidia_pickle import _Unpickler
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.networks import Inverter, InverterConfig, build
 
@@ -169,3 +172,41 @@ def test_nobody_is_told_to_load_a_file_unchecked(tmp_path: Path, content: bytes)
     with pytest.raises(UserError) as caught:
         read_checkpoint(path)
     assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
+@pytest.mark.parametrize(
+    "value", [np.float64(0.0441), np.float32(-2), np.int64(7), np.dtype(">f8").type(3), np.bool_(1)]
+)
+def test_numbers_of_any_numpy_are_read_from_nvidias_pickles(module: bytes, value: Any) -> None:
+    """The releases were written by NumPy 1, which called the module otherwise."""
+    stored = pickle.dumps(value, protocol=3)
+    stored = stored.replace(b"numpy._core.multiarray", module).replace(b"numpy.core.multiarray", module)
+    found = _Unpickler(io.BytesIO(stored)).load()
+    assert found == value
+    assert type(found) in (float, int, bool)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        b"\x80\x03cnumpy\ndtype\nX\x01\0\0\0O\x85R.",
+        b"\x80\x03cnumpy\ndtype\nX\x05\0\0\0f8,O4\x85R.",
+        b"\x80\x03cnumpy.core.multiarray\nscalar\nNC\x01a\x86R.",
+        b"\x80\x03cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nX\x02\0\0\0f8\x85RN\x86R.",
+        b"\x80\x03cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nX\x02\0\0\0f8\x85RC\x01a\x86R.",
+        b"\x80\x03cnumpy.core.multiarray\n_reconstruct\n.",
+    ],
+)
+def test_other_things_of_numpys_are_refused(stored: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.pkl").write_bytes(stored)
+    with pytest.raises(UserError, match=r"model\.pkl"):
+        read_checkpoint(tmp_path / "model.pkl")
+
+
+def test_a_generator_of_classes_is_refused_by_that_name(tmp_path: Path) -> None:
+    """The label widens the mapping's first layer, which would be taken for a longer z."""
+    path = tmp_path / "cifar10.pkl"
+    write_nvidia_pickle(state_dict("stylegan2-nvidia-64") | {"mapping.embed.weight": torch.zeros(64, 10)}, path)
+    with pytest.raises(UserError, match="classes"):
+        read_checkpoint(path)
