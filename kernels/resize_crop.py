@@ -125,7 +125,8 @@ def _tables(height: int, width: int, view: View, device: torch.device) -> _Table
     ends = [starts[min(first + _TILE[0], view.size) - 1] for first in range(0, view.size, _TILE[0])]
     span = max(end + reach - first for first, end in zip(starts[:: _TILE[0]], ends, strict=True))
     scale, shift = (torch.tensor(x, dtype=torch.float32, device=device) for x in (view.scale, view.shift))
-    return _Tables(*(Axis(*(x.to(device) for x in each)) for each in bands), scale, shift, span)
+    rows, columns, rows_back, columns_back = (Axis(*(x.to(device) for x in each)) for each in bands)
+    return _Tables(rows, columns, rows_back, columns_back, scale, shift, span)
 
 
 def resize_crop(

@@ -178,7 +178,7 @@ class Constants(NamedTuple):
     rgb_styles: Tensor | None = None
 
     @classmethod
-    def of(cls, shape: tuple[int, int, int, int], *values: Tensor | None) -> Constants:
+    def of(cls, shape: tuple[int, ...], *values: Tensor | None) -> Constants:
         """The values, in the order above, for activations [N, C, H, W] of that shape.
 
         Raises ValueError for one that is of another size: a kernel would read beyond it.
@@ -270,7 +270,7 @@ class _StyledEpilogue(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None]:
         batch, channels, height, width = u.shape
         u = channels_last(u)
-        constants = Constants.of(tuple(u.shape), demodulation, noise, bias, next_styles, rgb_weight, rgb_styles)
+        constants = Constants.of(u.shape, demodulation, noise, bias, next_styles, rgb_weight, rgb_styles)
         rgb_bias, skip = float32(rgb_bias), float32(skip)
         wanted = Wanted(*(settings.differentiate and ctx.needs_input_grad[i] for i in (0, 1, 4, 6)))
         z = torch.empty_like(u) if settings.want_z else None
