@@ -33,7 +33,7 @@ def test_a_part_that_takes_too_long_ends_with_what_it_started(tmp_path: Path) ->
         "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']);"
         "print(p.pid, flush=True); time.sleep(600)"
     )
-    found = outcome(tmp_path, program, 5)
+    found = outcome(tmp_path, program, 8)
     assert (found["outcome"], found["result"]) == ("out of time", {"rows": [1]})
     child = int(str(found["last_words"]))
     for _ in range(100):
