@@ -106,6 +106,8 @@ class PycudaDriver:
         self._context.push()
         try:
             yield
+        except self._cuda.Error as error:
+            raise DriverError(f"PyCUDA: {error}") from error
         finally:
             self._context.pop()
 
@@ -128,4 +130,7 @@ class PycudaDriver:
         return stream in self._streams
 
     def launch(self, function: Any, grid: Shape, block: Shape, shared: int, stream: int, arguments: bytes) -> None:
-        function._launch_kernel(grid, block, arguments, shared, self._streams[stream])
+        try:
+            function._launch_kernel(grid, block, arguments, shared, self._streams[stream])
+        except self._cuda.Error as error:
+            raise DriverError(f"PyCUDA: {error}") from error

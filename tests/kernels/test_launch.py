@@ -112,6 +112,9 @@ def test_what_the_driver_cannot_load_is_known_before_it_is_needed(
 class FakePycuda(types.ModuleType):
     """`pycuda.driver` as its source has it: modules, functions and streams are made in a context that was pushed."""
 
+    class Error(Exception):
+        pass
+
     def __init__(self) -> None:
         super().__init__("pycuda.driver")
         fake = self
@@ -134,6 +137,8 @@ class FakePycuda(types.ModuleType):
                 assert type(grid) is tuple
                 assert type(block) is tuple
                 assert stream is None or isinstance(stream, Stream)
+                if shared > 48 * 1024:
+                    raise fake.Error("cuLaunchKernel failed: invalid argument")
                 fake.calls.append((grid, block, bytes(memoryview(arguments)), shared, getattr(stream, "handle", 0)))
 
         class Module:
@@ -155,6 +160,8 @@ class FakePycuda(types.ModuleType):
 
         def module_from_buffer(image: bytes) -> Module:
             fake.active()
+            if image == b"bad":
+                raise fake.Error("cuModuleLoadDataEx failed: device kernel image is invalid")
             return Module()
 
         self.ready = False
@@ -182,6 +189,10 @@ def test_pycuda_makes_things_in_torchs_context_and_leaves_it(monkeypatch: pytest
         driver.launch(function, (1, 2, 3), (4, 5, 6), 7, each, bytes(Arguments(1, 2)))
     packed = ((1, 2, 3), (4, 5, 6), bytes(Arguments(1, 2)), 7)
     assert pycuda.calls == [(*packed, stream), (*packed, 0)]
+    with pytest.raises(DriverError, match="kernel image is invalid"):
+        driver.load(b"bad")
+    with pytest.raises(DriverError, match="invalid argument"):
+        driver.launch(function, (1, 1, 1), (1, 1, 1), 2**20, 0, b"")
     assert not pycuda.stack
     (end,) = ends
     end()
