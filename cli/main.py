@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import io
@@ -77,10 +78,7 @@ def main() -> None:
     try:
         keep_freed_memory()
         signal.signal(signal.SIGTERM, _interrupt)
-        for stream in (sys.stdout, sys.stderr):
-            # A path may hold what the terminal's encoding lacks, or bytes that are no text in any.
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
+        _prepare_streams()
         # What decoders think of strange files is not for the terminal: what cannot be read becomes a row.
         warnings.filterwarnings("ignore", module="PIL")
         code = cli.main(prog_name="faceanon-engine", standalone_mode=False)
@@ -100,6 +98,10 @@ def main() -> None:
         # Whoever read our output has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        logger.debug("unexpected error", exc_info=True)
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        _leave(f"error: {where}{error.strerror or error}: free space there, or mend its rights", 2)
     except Exception as error:
         from faceanon_engine.engine.job import is_out_of_memory
 
@@ -114,6 +116,16 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _prepare_streams() -> None:
+    """Let everything be said: a path may hold what the terminal's encoding lacks, or bytes that are no text in any."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever called
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
@@ -126,7 +138,8 @@ def _leave(message: str, code: int) -> NoReturn:
         message = printable(" ".join(message.split()))
     print(message, file=sys.stderr)
     if "--json" in sys.argv[1:]:  # looked up there, as the arguments may be what is wrong
-        print(json.dumps({"error": message.removeprefix("error: "), "exit_code": code}))
+        with contextlib.suppress(OSError):
+            print(json.dumps({"error": message.removeprefix("error: "), "exit_code": code}), flush=True)
     sys.exit(code)
 
 

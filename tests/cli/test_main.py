@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 
 import click
 import pytest
@@ -56,3 +59,20 @@ def test_every_setting_of_a_job_has_an_option_with_its_default() -> None:
             continue
         value = options[field.name].get_default(click.Context(command))
         assert value == field.default, field.name
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full device stands in for a full disk")
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_results_that_cannot_be_written_are_one_line_and_exit_code_2(more: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "faceanon_engine.cli.main", "models", "list", *more]
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (run.returncode, run.stderr.count("\n")) == (2, 1), run.stderr
+    assert "No space left" in run.stderr
+    assert "mistake" not in run.stderr
+
+
+def test_closed_outputs_are_no_mistake() -> None:
+    command = f"{sys.executable} -m faceanon_engine.cli.main models list"
+    assert subprocess.run(["sh", "-c", f"{command} >&- 2>&-"], check=False).returncode == 0
+    assert subprocess.run(["sh", "-c", f"{command} --json >&-"], check=False).returncode == 0
