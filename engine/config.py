@@ -142,7 +142,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises UserError for a file that cannot be read, an unknown key (with the nearest known one) or a wrong value.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UserError(f"configuration file {path} cannot be read: {reason}") from None
@@ -158,9 +158,15 @@ def read_config(path: Path) -> dict[str, Any]:
         import yaml
 
         try:
+            top = yaml.compose(text, Loader=yaml.SafeLoader)
             content = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UserError(f"configuration file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        # Of a key that stands there twice, the library silently takes the second.
+        keys = [key.value for key, _ in top.value] if isinstance(top, yaml.MappingNode) else []
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise UserError(f"configuration file {path}: setting {twice[0]!r} is given twice")
     else:
         raise UserError(f"configuration file {path} is neither .yaml, .yml nor .toml: rename it to what it is")
     if content is None:

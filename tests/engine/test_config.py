@@ -33,6 +33,7 @@ def test_yaml_and_toml_give_the_same_settings(tmp_path: Path) -> None:
         ("a.yaml", "steps: true\n", "expected a whole number"),
         ("a.yaml", "save-codes: maybe\n", "expected true or false"),
         ("a.yaml", "batch-size: 1\nbatch_size: 2\n", "given twice"),
+        ("a.yaml", "steps: 1\nmargin: 0.5\nsteps: 2\n", "'steps' is given twice"),
         ("a.txt", "margin: 1\n", "neither .yaml, .yml nor .toml"),
     ],
 )
@@ -82,3 +83,9 @@ def test_a_value_that_cannot_work_is_refused_by_name(values: dict[str, Any]) -> 
     with pytest.raises(UserError) as raised:
         job_settings("in", "out", values)
     assert next(iter(values)).replace("_", "-") in str(raised.value)
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.yaml", "\ufeffsteps: 3\n"), ("a.toml", "\ufeffsteps = 3\n")])
+def test_a_byte_order_mark_does_not_matter(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert read_config(tmp_path / name) == {"steps": 3}
