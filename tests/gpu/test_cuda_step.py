@@ -100,7 +100,8 @@ def test_images_leave_and_enter_captured_slots(tiny: Networks, precision: Any) -
     assert len({result.steps for result in alone.values()}) > 1
     for index, result in together.items():
         if precision == "fp32" and result.steps == alone[index].steps:
-            torch.testing.assert_close(result.w_plus, alone[index].w_plus, rtol=1e-2, atol=5e-3)
+            # Where a gradient is about zero rounding decides its sign, and Adam moves by 0.01 either way.
+            torch.testing.assert_close(result.w_plus, alone[index].w_plus, rtol=1e-2, atol=3e-2)
         else:
             assert abs(result.steps - alone[index].steps) <= 6, "rounding may move a stop, not by much"
 
