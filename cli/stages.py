@@ -118,6 +118,7 @@ def extract(context: click.Context, input: Path, out: Path, **flags: Any) -> Non
     """Write attribute and identity features of the faces of INPUT to OUT (.npz or .safetensors).
 
     attribute_embedding float32 [N, E], which pairing compares; identity_embedding float32 [N, D] of unit length.
+    Beside them, input and face say where each row is from, bundle which networks made them.
     """
 
     def features(stages: ForwardStages, images: Any) -> Arrays:
@@ -320,10 +321,7 @@ def write_table(out: Path, table: Table) -> None:
                 "bundle": table.bundle or "",
             },
         )
-    try:
-        write_atomically(out, content)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}") from None
+    write_atomically(out, content)
 
 
 def read_table(path: Path) -> Table:

@@ -152,13 +152,14 @@ def _process(
     from filelock import FileLock
 
     from faceanon_engine.engine.job import PROCESS_LOCK_PATTERN, take_part
+    from faceanon_engine.engine.machine import usable_cores
     from faceanon_engine.engine.manifest import NAME, Manifest
 
     threading.Thread(target=_end_with_parent, args=(line,), daemon=True).start()
     try:
         if device == "cpu":
             # Read when Torch is loaded, which it is not yet: the processes share the cores.
-            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
         lock = FileLock(settings.output / PROCESS_LOCK_PATTERN.replace("*", str(number)))
         with lock, Manifest.create(settings.output / NAME) as manifest:
             observer = _telling(line.send, manifest)

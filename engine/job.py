@@ -654,8 +654,8 @@ class _Job:
         if codes is not None:
             stream = io.BytesIO()
             np.save(stream, np.asarray(result.codes[number], np.float32))
-            _write_file(self.output / codes, stream.getvalue())
-        _write_file(self.output / output, encoded)
+            image_files.write_atomically(self.output / codes, stream.getvalue())
+        image_files.write_atomically(self.output / output, encoded)
 
     def _fail(self, face: _Face, reason: str, message: str) -> None:
         logger.info("%s: %s: %s", face.row.input, reason, message)
@@ -724,7 +724,7 @@ class _Job:
                 )
             )
         title = f"{self.settings.preset}, margin {self.settings.margin:g}, {self.settings.resolved_steps} steps"
-        _write_file(path, image_files.encode(draw(sheet, title), "png", 95))
+        image_files.write_atomically(path, image_files.encode(draw(sheet, title), "png", 95))
         self.manifest.put({"contact_sheet": content})
         return path
 
@@ -866,16 +866,6 @@ def _locked(output: Path, *, wait_for_orphans: bool = False) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image_files.write_atomically(path, content)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror or error}): mend that and run the same command again"
-        ) from None
 
 
 def _remove(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faceanon_engine.engine.images import InputError, InputFile, read_image
+from faceanon_engine.engine.machine import usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -77,4 +77,4 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 def thread_count() -> int:
     """How many files are worked on at once."""
-    return max(1, min(16, os.cpu_count() or 1))
+    return max(1, min(16, usable_cores()))

@@ -25,6 +25,7 @@ from faceanon_engine.engine.devices import device_names
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job import Observer
 from faceanon_engine.engine.manifest import InputRow, ItemRow, Manifest
+from faceanon_engine.engine.reader import thread_count
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 
@@ -211,3 +212,10 @@ def test_ctrl_c_ends_all_processes_in_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in said
     assert 0 < len(items(settings, "done")) < 30
     assert all(ends(int(pid)) for pid in {row.neighbour_id for row in items(settings, "done")})
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processors cannot be taken from a process here")
+def test_no_more_files_are_read_at_once_than_processors_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores in (1, 3, 64):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        assert thread_count() == min(cores, 16)
