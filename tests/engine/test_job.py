@@ -338,15 +338,15 @@ def test_a_full_disk_stops_the_job_and_what_was_done_stays(
     settings: JobSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_inputs(settings.input, 8)
-    write, count = job_module.image_files.write_atomically, [0]
+    rename, renamed = os.replace, []
 
-    def fills_up(path: Path, content: bytes) -> None:
-        count[0] += 1
-        if count[0] > 6:
+    def fills_up(source: str, target: Path) -> None:
+        renamed.append(target)
+        if len(renamed) > 6:
             raise OSError(28, "No space left on device")
-        write(path, content)
+        rename(source, target)
 
-    monkeypatch.setattr(job_module.image_files, "write_atomically", fills_up)
+    monkeypatch.setattr(job_module.image_files.os, "replace", fills_up)
     with pytest.raises(UserError, match="No space left on device"):
         run(settings)
     assert len(items(settings, "done")) == 4

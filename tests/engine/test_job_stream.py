@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -136,14 +137,14 @@ def test_a_write_that_fails_stops_the_job_and_what_was_recorded_has_its_file(
     settings: JobSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_inputs(settings.input, 12)
-    write = job_module.image_files.write_atomically
+    rename = os.replace
 
-    def fills_up(path: Path, content: bytes) -> None:
-        if path.name >= "photo-06.png":
+    def fills_up(source: str, target: Path) -> None:
+        if target.name >= "photo-06.png":
             raise OSError(28, "No space left on device")
-        write(path, content)
+        rename(source, target)
 
-    monkeypatch.setattr(job_module.image_files, "write_atomically", fills_up)
+    monkeypatch.setattr(job_module.image_files.os, "replace", fills_up)
     with pytest.raises(UserError, match="No space left on device"):
         run(settings)
     done = items(settings, "done")
