@@ -20,6 +20,8 @@ from faceanon_engine.engine.sessions.cuda_driver import CapturedWork, call, work
 
 Array = npt.NDArray[Any]
 
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING in cuda.h
+
 
 class Captured(Protocol):
     """Recorded work: see `cuda_driver.CapturedWork`."""
@@ -124,7 +126,8 @@ class PyCudaMemory:
         self._cuda = cuda
         self._context = cuda.Device(index).retain_primary_context()
         with self.active():
-            self._stream = cuda.Stream()
+            # As Torch's are: one that waits for the default stream cannot be recorded while anybody works on that.
+            self._stream = cuda.Stream(_NON_BLOCKING)
 
     @property
     def stream(self) -> int:

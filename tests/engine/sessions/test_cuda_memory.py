@@ -188,8 +188,9 @@ class PyCuda(ModuleType):
         class Stream:
             handle = 7
 
-            def __init__(self) -> None:
+            def __init__(self, flags: int = 0) -> None:
                 current()
+                assert flags == 1, "it would wait for the default stream"
 
             def synchronize(self) -> None:
                 current()
