@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from host_launcher import HostLauncher
@@ -36,6 +38,19 @@ def test_losses_and_the_images_gradient_are_those_of_the_method(crop: str, prese
         results.append([*(loss.detach() for loss in losses), gradient])
     for expected, found in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_the_encoders_run_in_the_order_of_the_definition(host: HostLauncher, monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = IdentityEncoder(IDENTITY["whole"]).eval().requires_grad_(False)
+    attribute = AttributeEncoder(AttributeEncoderConfig(24, 8, 16, 1, 2, 16)).eval().requires_grad_(False)
+    targets = real_targets(identity, attribute, torch.rand(1, 3, 48, 48), PRESETS["falco"])
+    order: list[str] = []
+    for encoder, method in ((identity, "embed"), (attribute, "encode")):
+        own = getattr(encoder, method)
+        monkeypatch.setattr(encoder, method, lambda x, own=own, name=method: (order.append(name), own(x))[1])
+    for by in (compare, functools.partial(fused_compare, launcher=host)):
+        by(identity, attribute, torch.rand(1, 3, 48, 48), targets, PRESETS["falco"])
+    assert order == ["embed", "encode"] * 2
 
 
 def test_under_autocast_the_losses_stay_wide(host: HostLauncher) -> None:
