@@ -46,7 +46,8 @@ def anonymize(
 
     The same as `faceanon-engine anonymize`: see there for the settings; None chooses. A bad image raises nothing: it is
     counted in the result and has a row with a reason in the manifest. Interrupted and called again, it goes on where it
-    was. `observer` is told of the progress.
+    was. `observer`, an `Observer` of `faceanon_engine.engine.job`, is told of the progress. With `devices` the caller's
+    file is loaded once more in every process: call it below `if __name__ == "__main__":`.
 
     Raises UserError for what the caller can mend: settings, missing files, a bundle, the device, a full disk.
     """
