@@ -248,7 +248,8 @@ def main() -> int:
     parser.add_argument("--wheels", type=Path, help="folder of wheels of missing packages")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU at tiny sizes")
     arguments = parser.parse_args()
-    output = arguments.output or ROOT / ("gpu-rehearsal.json" if arguments.rehearse else "benchmarks/results/gpu.json")
+    default = Path(tempfile.gettempdir(), "gpu-rehearsal.json") if arguments.rehearse else HERE / "results" / "gpu.json"
+    output = arguments.output or default
 
     started = time.monotonic()
     if arguments.wheels:
