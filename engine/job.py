@@ -95,7 +95,7 @@ class JobResult:
     pending: int
     """Items that wait: listed by an earlier run and left out of this one by its limit."""
     done_before: int
-    """Of `done`, those that an earlier run had finished."""
+    """Of `done`, those that an earlier run had finished and that were still there."""
     seconds: float
     about: Mapping[str, str]
     failures: tuple[Failure, ...] = ()
@@ -339,7 +339,8 @@ class _Job:
 
     def run(self, started: float) -> JobResult:
         todo = self._list_inputs()
-        done_before = self.manifest.counts()["done"]
+        lost = [row for file in todo for row in self.rows[readable(file.relative)] if _is_lost(self.output, row)]
+        done_before = self.manifest.counts()["done"] - len(lost)
         about = self.worker.about()
         if self.share is not None:
             about = {**about, "device": ", ".join(device_names(self.settings.devices))}
@@ -922,6 +923,10 @@ def _is_done(output: Path, row: ItemRow) -> bool:
         and row.output is not None
         and all((output / name).is_file() for name in (row.output, row.codes) if name is not None)
     )
+
+
+def _is_lost(output: Path, row: ItemRow) -> bool:
+    return row.state == "done" and not _is_done(output, row)
 
 
 def _all_done(output: Path, known: InputRow, rows: Sequence[ItemRow]) -> bool:
