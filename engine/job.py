@@ -724,6 +724,8 @@ class _Job:
                     neighbour_distance=row.neighbour_distance or 0.0,
                 )
             )
+        if not sheet:
+            return None
         title = f"{self.settings.preset}, margin {self.settings.margin:g}, {self.settings.resolved_steps} steps"
         image_files.write_atomically(path, image_files.encode(draw(sheet, title), "png", 95))
         self.manifest.put({"contact_sheet": content})

@@ -559,3 +559,21 @@ def test_a_face_that_is_not_found_again_leaves_no_picture(
         assert run(settings).done == count
         assert len(visible(settings.output)) == count
         (settings.output / "photo-00.png").unlink()
+
+
+def test_originals_that_cannot_be_read_any_more_are_not_on_the_sheet(
+    settings: JobSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_inputs(settings.input, 2)
+    run(settings)
+    faces_of, closed = job_module.Reader.faces_of, {"photo-00.png"}
+
+    def partly(reader: Any, file: Any) -> Any:
+        if file.path.name in closed:
+            raise InputError("unreadable", "it may not be read")
+        return faces_of(reader, file)
+
+    monkeypatch.setattr(job_module.Reader, "faces_of", partly)
+    assert run(replace(settings, contact_sheet=2)).contact_sheet is not None
+    closed.add("photo-01.png")
+    assert run(replace(settings, contact_sheet=1)).contact_sheet is None
