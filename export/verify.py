@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.features import from_uint8, to_uint8
 from faceanon_engine.engine.networks import Generator
+from faceanon_engine.engine.sessions.failures import first_line
 from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, Precision, Tolerance
 from faceanon_engine.export.precision import expose, rounded
 from faceanon_engine.export.wrappers import run_network, wrap
@@ -75,8 +76,8 @@ class Report:
 def tolerance_for(graph: str, precision: Precision) -> Tolerance:
     """What a graph of that precision has to keep.
 
-    The synthesis and the inverter may be twice as far off anywhere, not in the mean: theirs is the largest error of many
-    values behind the most layers, and on noise, which is no picture, single codes of an inverter stand far out.
+    The synthesis and the inverter may be twice as far off anywhere, not in the mean: theirs is the largest error of
+    many values behind the most layers, and on noise, which is no picture, single codes of an inverter stand far out.
     """
     tolerance = TOLERANCES[precision]
     return replace(tolerance, maximum=2 * tolerance.maximum) if graph in ("synthesis", "inverter") else tolerance
@@ -133,8 +134,8 @@ def _verify(
         except Exception as error:
             # The provider's own exception types are not part of its interface.
             if run == "rounded" or artifact.precision != "bf16":
-                raise UserError(f"{artifact.path} cannot be run by ONNX Runtime ({_line(error)})") from error
-            not_run = _line(error)
+                raise UserError(f"{artifact.path} cannot be run by ONNX Runtime ({first_line(error)})") from error
+            not_run = first_line(error)
             continue
         for kind, values in inputs.items():
             # The batch is free: all at once, and one alone.
@@ -345,7 +346,8 @@ def _shares(found: Array, expected: Array) -> tuple[float, float, Array]:
 
 
 def _worse(a: Finding, b: Finding) -> Finding:
-    return replace(a, maximum=max(a.maximum, b.maximum), relative=max(a.relative, b.relative))
+    names = ("maximum_absolute", "mean_absolute", "maximum", "relative")
+    return replace(a, **{name: max(getattr(a, name), getattr(b, name)) for name in names})
 
 
 # --- where it goes wrong --------------------------------------------------------------------------------------------
@@ -416,10 +418,6 @@ def _miss(artifact: Artifact, network: nn.Module, values: Array, finding: Findin
     what = f"graph {artifact.graph} in {artifact.precision} misses its tolerance on {finding.inputs} inputs"
     advice = {"fp32": "export it again", "fp16": "use --precision bf16 or fp32", "bf16": "use --precision fp16 or fp32"}
     return f"{what} ({finding.run}): {error}; {where}: {advice[artifact.precision]}"
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _runtime_version() -> str:

@@ -17,7 +17,7 @@ from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.sessions.graphs import GRAPHS, PRECISIONS, Artifact, Tolerance, digest_of
 from faceanon_engine.export import verify as verify_module
 from faceanon_engine.export.onnx_export import Traced, export_graph, export_network
-from faceanon_engine.export.verify import in_float64, layer_errors, verify
+from faceanon_engine.export.verify import Finding, _worse, in_float64, layer_errors, verify
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
@@ -146,3 +146,11 @@ def test_networks_are_widened_only_while_they_run(role: str, tiny: Bundle) -> No
     for key, value_after in network.state_dict().items():
         assert value_after.dtype == before[key].dtype
         assert torch.equal(value_after, before[key]), key
+
+
+def test_an_image_alone_that_is_further_off_counts_in_every_figure() -> None:
+    together = Finding("random", "onnxruntime", 6, maximum_absolute=0.1, mean_absolute=0.01, maximum=0.2, relative=0.02)
+    alone = Finding("random", "onnxruntime", 1, maximum_absolute=0.3, mean_absolute=0.03, maximum=0.1, relative=0.04)
+    worse = _worse(together, alone)
+    assert (worse.count, worse.maximum_absolute, worse.mean_absolute) == (6, 0.3, 0.03)
+    assert (worse.maximum, worse.relative) == (0.2, 0.04)
