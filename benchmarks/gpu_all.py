@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,8 @@ def run(part: Part, environment: dict[str, str], seconds: float, words: Path) ->
             outcome = "out of time"
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
     found: dict[str, Any] = {"outcome": outcome, "seconds": time.monotonic() - started}
     if outcome != "ok":
