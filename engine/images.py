@@ -27,6 +27,8 @@ SUFFIXES = frozenset(
     | {".heic", ".heif", ".hif", ".jxl"}
 )
 DEFAULT_MAX_PIXELS = 100_000_000
+LARGE_PIXELS = 25_000_000
+"""A picture with more takes much memory while it is read: 2.6 GB were measured for 99 million with transparency."""
 _TEMPORARY_PREFIX = ".faceanon-tmp-"
 TEMPORARY_PATTERN = _TEMPORARY_PREFIX + "*"
 # Decoders that only images in the wild need; others (PDF-like, vector, video) are refused as not an image.
@@ -178,6 +180,16 @@ def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> DecodedImage
         raise InputError("unreadable", "it may not be read: mend its rights") from None
     except OSError as error:
         raise InputError("unreadable", f"it cannot be opened ({error.strerror or error})") from None
+
+
+def is_large(path: Path) -> bool:
+    """Whether a file says it has more pixels than should be read several at a time; false where it says nothing."""
+    Image.init()
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            return image.width * image.height > LARGE_PIXELS
+    except Exception:
+        return False  # whoever reads it finds out what is wrong
 
 
 def _decode(stream: Any, max_pixels: int) -> DecodedImage:

@@ -6,13 +6,14 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from faceanon_engine.engine.images import InputError, InputFile, read_image
+from faceanon_engine.engine.images import InputError, InputFile, is_large, read_image
 from faceanon_engine.engine.machine import usable_cores
 
 logger = logging.getLogger(__name__)
@@ -21,13 +22,17 @@ Result = TypeVar("Result")
 
 
 class Reader:
-    """Decodes images and brings their faces to the size the networks take. Safe to use from several threads."""
+    """Decodes images and brings their faces to the size the networks take.
+
+    Safe to use from several threads; large pictures wait for each other, as together they may not fit into memory.
+    """
 
     def __init__(self, align: str, resolution: int) -> None:
         """align "auto" or "never"; resolution in pixels. Raises UserError when the face detector cannot be opened."""
         self._align = align
         self._resolution = resolution
         self._detector: Any = None
+        self._one_large = Lock()
         if align != "never":
             from faceanon_engine.engine.detect import FaceDetector
 
@@ -38,7 +43,8 @@ class Reader:
         from faceanon_engine.engine.align import prepare
 
         try:
-            faces = prepare(read_image(file.path), self._align, self._resolution, self._detector)
+            with self._one_large if is_large(file.path) else nullcontext():
+                faces = prepare(read_image(file.path), self._align, self._resolution, self._detector)
         except InputError:
             raise
         except MemoryError:

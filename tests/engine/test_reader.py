@@ -1,0 +1,60 @@
+"""Faces are read by several threads, and what takes much memory by one at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from faceanon_engine.engine import align, images
+from faceanon_engine.engine.images import InputError, InputFile
+from faceanon_engine.engine.reader import Reader
+
+
+def together(files: list[InputFile], monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many of the files were being prepared at once, at most."""
+    prepare, guard, active, most = align.prepare, threading.Lock(), [0], [0]
+    meeting = threading.Barrier(len(files))
+
+    def watched(*arguments: Any) -> Any:
+        with guard:
+            active[0] += 1
+            most[0] = max(most[0], active[0])
+        with contextlib.suppress(threading.BrokenBarrierError):  # the others do not come while this one is here
+            meeting.wait(timeout=0.2)
+        with guard:
+            active[0] -= 1
+        return prepare(*arguments)
+
+    monkeypatch.setattr(align, "prepare", watched)
+    reader = Reader("never", 16)
+    with ThreadPoolExecutor(len(files)) as executor:
+        assert all(len(faces) == 1 for faces in executor.map(reader.faces_of, files))
+    return most[0]
+
+
+def test_large_pictures_are_read_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "LARGE_PIXELS", 40 * 40)
+    files = []
+    for number in range(3):
+        path = tmp_path / f"{number}.png"
+        Image.new("RGB", (64, 64)).save(path)
+        files.append(InputFile(path, PurePosixPath(path.name)))
+    assert together(files, monkeypatch) == 1
+
+
+def test_a_large_picture_that_is_damaged_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "LARGE_PIXELS", 0)
+    path = tmp_path / "cut.png"
+    Image.effect_noise((64, 64), 50).save(path)
+    path.write_bytes(path.read_bytes()[:300])
+    reader = Reader("never", 16)
+    for _ in range(2):
+        with pytest.raises(InputError) as caught:
+            reader.faces_of(InputFile(path, PurePosixPath(path.name)))
+        assert caught.value.reason == "truncated"
