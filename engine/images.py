@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -170,7 +171,10 @@ def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> DecodedImage
     try:
         if path.is_dir():
             raise InputError("unreadable", "it is a folder")
-        if path.stat().st_size == 0:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError("unreadable", "it is a pipe or a device, not a file")
+        if status.st_size == 0:
             raise InputError("empty", "the file has no bytes")
         with open(path, "rb") as stream:
             return _decode(stream, max_pixels)
@@ -186,6 +190,8 @@ def is_large(path: Path) -> bool:
     """Whether a file says it has more pixels than should be read several at a time; false where it says nothing."""
     Image.init()
     try:
+        if not path.is_file():
+            return False  # opening a pipe waits for somebody to write into it
         with Image.open(path, formats=_FORMATS) as image:
             return image.width * image.height > LARGE_PIXELS
     except Exception:

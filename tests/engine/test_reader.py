@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -58,3 +59,19 @@ def test_a_large_picture_that_is_damaged_keeps_nobody_waiting(tmp_path: Path, mo
         with pytest.raises(InputError) as caught:
             reader.faces_of(InputFile(path, PurePosixPath(path.name)))
         assert caught.value.reason == "truncated"
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    outcome: list[str] = []
+
+    def read() -> None:
+        try:
+            Reader("never", 16).faces_of(InputFile(tmp_path / "pipe.png", PurePosixPath("pipe.png")))
+        except InputError as error:
+            outcome.append(error.reason)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert outcome == ["unreadable"]
