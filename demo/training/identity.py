@@ -3,11 +3,13 @@
     python -m faceanon_engine.demo.training.identity DATA RUN --minutes 10
 
 Source of the loss: ArcFace (Deng et al., CVPR 2019). `--architecture plain --seed 1` trains the second recogniser, of
-another architecture, that only the evidence uses.
+another architecture, that only the evidence uses. `--generator` lets the generator draw every other picture: the
+optimisation asks the encoder about generated faces, and an encoder that never saw one is easily misled there.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from faceanon_engine.demo.people import INDEX, SHAPES
-from faceanon_engine.demo.training.common import IDENTITY_ENCODER, Data, parser, train
+from faceanon_engine.demo.training.common import GENERATOR, IDENTITY_ENCODER, Data, load_average, parser, train
 from faceanon_engine.demo.training.dataset import PICTURES
-from faceanon_engine.engine.networks import IdentityEncoder
+from faceanon_engine.engine.networks import Generator, IdentityEncoder
 
 # What of u the embedding is asked for besides the person's number.
 DRAWN = ("sex", "age", "race_a", "race_b", "brow_thickness", *SHAPES)
@@ -51,6 +53,8 @@ def augmented(images: Tensor) -> Tensor:
 def main() -> None:
     found = parser(__doc__, batch=64)
     found.add_argument("--architecture", choices=["ir-se", "plain"], default="ir-se")
+    found.add_argument("--begin", type=Path, help="run of an encoder to begin with, its heads included")
+    found.add_argument("--generator", type=Path, help="run of the generator that draws every other picture")
     arguments = found.parse_args()
     data = Data(arguments.data, "people")
     torch.manual_seed(arguments.seed)
@@ -61,6 +65,13 @@ def main() -> None:
     head = nn.Linear(width, classes, bias=False)
     drawn = [INDEX[name] for name in DRAWN]
     networks = nn.ModuleDict({"encoder": encoder, "head": head, "shape": nn.Linear(width, len(drawn))})
+    if arguments.begin:
+        networks.load_state_dict(
+            torch.load(arguments.begin / "checkpoint.pt", map_location="cpu", weights_only=True)["networks"]
+        )
+    painter: Any = load_average(arguments.generator, Generator(GENERATOR)) if arguments.generator else None
+    if painter:
+        painter = painter.to(device, memory_format=torch.channels_last).freeze()
 
     def batches(generator: torch.Generator) -> Any:
         while True:
@@ -68,12 +79,16 @@ def main() -> None:
             for rows in order.split(arguments.batch):
                 rows = rows.sort().values
                 codes, images = data.batch(rows.numpy(), device)
+                if painter:
+                    with torch.no_grad():
+                        drawn_again = painter.synthesis(painter.broadcast(painter.mapping(codes[::2])))
+                    images[::2] = drawn_again.clamp(-1, 1)
                 yield images, (rows // PICTURES).to(device), codes[:, drawn]
 
     def loss_of(modules: nn.ModuleDict, batch: Any, step: int) -> dict[str, Tensor]:
         images, person, shape = batch
         embedding = modules["encoder"](augmented(images))
-        margin = 0.25 * min(1.0, max(0.0, (step - 800) / 1200))
+        margin = 0.25 if arguments.begin else 0.25 * min(1.0, max(0.0, (step - 800) / 1200))
         own = F.one_hot(person, classes).bool()
         # In bfloat16 a cosine rounds to 1, where the arc cosine has no gradient.
         with torch.autocast(device.type, enabled=False):
@@ -85,7 +100,7 @@ def main() -> None:
         loss = F.cross_entropy(logits, person) + 4 * answer
         return {"loss": loss, "shape": answer, "accuracy": accuracy}
 
-    train(arguments, networks, batches, loss_of, averaged="encoder", weight_decay=5e-4)
+    train(arguments, networks, batches, loss_of, averaged="encoder", weight_decay=5e-4, begun=arguments.begin)
 
 
 if __name__ == "__main__":

@@ -33,14 +33,15 @@ def call(module: str, *arguments: str) -> None:
 
 def test_a_short_run_of_every_training_makes_a_bundle(data: Path, tmp_path: Path) -> None:
     short = ["--batch", "4", "--threads", "1"]
-    drawing, generator, codes, identity, attributes = (
-        str(tmp_path / run) for run in ("drawing", "generator", "codes", "identity", "attributes")
+    drawing, generator, codes, faces, identity, attributes = (
+        str(tmp_path / run) for run in ("drawing", "generator", "codes", "faces", "identity", "attributes")
     )
     seen = ["--generator", generator, "--begin", codes, "--identity", identity, "--attributes", attributes]
     for module, run, more in (
         ("generator", "drawing", ["--mapping-steps", "20"]),
         ("sharpen", "generator", ["--generator", drawing]),
-        ("identity", "identity", []),
+        ("identity", "faces", []),
+        ("identity", "identity", ["--begin", faces, "--generator", generator]),
         ("attributes", "attributes", []),
         ("inverter", "codes", ["--generator", generator, "--code-steps", "5"]),
         ("inverter", "inverter", seen),
@@ -59,9 +60,13 @@ def test_a_short_run_of_every_training_makes_a_bundle(data: Path, tmp_path: Path
     begun = torch.load(tmp_path / "begun" / "checkpoint.pt", weights_only=True)["networks"]
     average = torch.load(tmp_path / "codes" / "checkpoint.pt", weights_only=True)["average"]
     assert all(torch.equal(begun[f"inverter.{name}"], value) for name, value in average.items())
+    call("identity", str(data), str(tmp_path / "same"), *short, "--begin", identity, "--steps", "0")
+    kept, same = (torch.load(tmp_path / run / "checkpoint.pt", weights_only=True) for run in ("identity", "same"))
+    assert all(torch.equal(same["networks"][name], value) for name, value in kept["networks"].items())
     call("assemble", str(tmp_path), str(tmp_path / "bundle"))
     content = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
     assert content["extra"]["training"]["generator"]["steps"] == 24
+    assert content["extra"]["training"]["identity_encoder"]["steps"] == 24
     assert content["extra"]["training"]["inverter"]["steps"] == 24
     from faceanon_engine.engine.bundle import Bundle
 
