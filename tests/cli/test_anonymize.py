@@ -103,7 +103,13 @@ def test_killed_again_and_again_it_finishes_and_redoes_nothing(tmp_path: Path) -
 def test_interrupted_it_stops_cleanly_and_says_so(tmp_path: Path, number: signal.Signals) -> None:
     make_inputs(tmp_path / "in", 48)
     process = subprocess.Popen(
-        command(*job(tmp_path)), env=environment(0.2), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(*job(tmp_path)),
+        env=environment(0.2),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What a shell starts in the background is told to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     patience = time.monotonic() + 30
     while not done_rows(tmp_path / "out") and time.monotonic() < patience:

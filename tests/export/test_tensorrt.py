@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,15 @@ def test_flags_that_cannot_be_served_here_are_named(tmp_path: Path, options: Eng
         build_engine(artifact, key_of(artifact, options=options), trt)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as at a terminal: what a shell starts in the background is told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupting_a_build_stops_it(tmp_path: Path) -> None:
     artifact = write_linear(tmp_path)
     shares: list[float] = []
