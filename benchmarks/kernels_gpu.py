@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "kernels")]
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from attempts import attempted  # noqa: E402
 from machine import describe  # noqa: E402
 from torch import Tensor  # noqa: E402
 
@@ -634,19 +634,11 @@ def main() -> int:
 
     def attempt(what: str, work: Callable[..., Any], *with_these: Any) -> Any:
         """What the work gives, or None and a note: what fails costs no other figure."""
-        try:
-            return work(*with_these)
-        except Exception as error:
-            why = "out of memory" if isinstance(error, torch.OutOfMemoryError) else f"{type(error).__name__}: {error}"
-            result["left_out"].append(f"{what}: {why}"[:600])
-            print(result["left_out"][-1], file=sys.stderr, flush=True)
-            return None
-        finally:
-            save()
-            gc.collect()
-            if device.type == "cuda":
-                with suppress(RuntimeError):  # of what failed before
-                    torch.cuda.empty_cache()
+
+        def failed(why: str) -> None:
+            result["left_out"].append(f"{what}: {why}")
+
+        return attempted(what, lambda: work(*with_these), failed, save)
 
     def checked(name: str, check: Callable[..., Any], *with_these: Any) -> None:
         result["checks"][name] = attempt(name, check, *with_these) or {"failed": ["it could not be run: see left_out"]}

@@ -18,7 +18,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 import torch  # noqa: E402
+from attempts import attempted  # noqa: E402
 from machine import describe  # noqa: E402
 from plain_loop import PlainGenerator, plain_step  # noqa: E402
 from roofline import data_sheet, floors, measured_rates  # noqa: E402
@@ -132,10 +132,6 @@ def summary(times: list[float], batch: int) -> dict[str, Any]:
         "seconds_per_step": {"median": median, "least": min(times), "most": max(times), "samples": len(times)},
         "images_per_second_at_50_steps": batch / (median * (STEPS + 1)),
     }
-
-
-def is_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
 
 
 def image_state(networks: Networks, settings: StepSettings, device: torch.device) -> State:
@@ -358,19 +354,11 @@ def main() -> None:
         if time.monotonic() - started > arguments.seconds:
             result["skipped"].append({"what": name, "why": "out of time"})
             return None
-        try:
-            return work(*with_these)
-        except Exception as error:
-            why = "out of memory" if is_memory(error) else f"{type(error).__name__}: {error}"[:600]
+
+        def failed(why: str) -> None:
             result["skipped"].append({"what": name, "why": why})
-            print(f"{name}: {why}", file=sys.stderr, flush=True)
-            return None
-        finally:
-            save()
-            gc.collect()
-            if device.type == "cuda":
-                with suppress(RuntimeError):  # of what failed before
-                    torch.cuda.empty_cache()
+
+        return attempted(name, lambda: work(*with_these), failed, save)
 
     on_gpu = device.type == "cuda"
     rates["measured"] = attempt("rates", measured_rates, str(device), 8192 if on_gpu else 64)
