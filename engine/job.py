@@ -328,8 +328,8 @@ class _Job:
         """Faces of each input that are neither done nor failed yet."""
         self.spoiled: set[str] = set()
         """Inputs of which something failed."""
-        self.written: deque[tuple[list[ItemRow], list[Future[None]]]] = deque()
-        """Results whose files are being written, in the order in which they finished."""
+        self.written: deque[list[tuple[ItemRow, Future[None] | None]]] = deque()
+        """Results whose files are being written, in the order in which they finished; None where there is no file."""
         self.loaded = False
         self.reader: Reader
         self.share: Callable[[Sequence[InputFile]], None] | None = None
@@ -510,9 +510,14 @@ class _Job:
         with threads() as executor:
             faces = self._faces(executor, todo, size + thread_count())
             left: int | None = size
-            while left is not None:
-                left = self._stream(executor, faces, left)
-            self._record_written(wait=True)
+            try:
+                while left is not None:
+                    left = self._stream(executor, faces, left)
+                self._record_written(wait=True)
+            except BaseException:
+                executor.shutdown(wait=True, cancel_futures=True)
+                self._record_what_was_written()
+                raise
 
     def _stream(self, executor: ThreadPoolExecutor, faces: Iterator[_Face], size: int) -> int | None:
         """Anonymize faces as they come; None when all are done, or the size to go on with after a failure."""
@@ -603,50 +608,66 @@ class _Job:
 
     def _write(self, executor: ThreadPoolExecutor, part: list[_Face], result: Any) -> None:
         """Let threads give the results their final names; `_record_written` records them in one transaction then."""
-        finished: list[ItemRow] = []
-        writes: list[Future[None]] = []
+        finished: list[tuple[ItemRow, Future[None] | None]] = []
         for number, face in enumerate(part):
             if not result.finite[number]:
-                finished.append(_failed(face.row, "not-finite", "the optimisation left the range of numbers"))
+                row = _failed(face.row, "not-finite", "the optimisation left the range of numbers")
+                finished.append((row, None))
                 continue
             assert face.row.output is not None
             codes = _codes_name(face.row.output) if self.settings.save_codes else None
-            writes.append(executor.submit(self._write_one, face.row.output, codes, result, number))
-            finished.append(
-                ItemRow(
-                    input=face.row.input,
-                    face=face.row.face,
-                    state="done",
-                    output=face.row.output,
-                    codes=codes,
-                    neighbour_id=int(result.neighbour_id[number]),
-                    neighbour_distance=float(result.neighbour_distance[number]),
-                    identity_before=float(result.identity_before[number]),
-                    identity_after=float(result.identity_after[number]),
-                    attribute_before=float(result.attribute_before[number]),
-                    attribute_after=float(result.attribute_after[number]),
-                    steps=int(result.steps[number]),
-                    seconds=float(result.seconds[number]),
-                    preset=self.preset.name,
-                    bundle=self.bundle_digest,
-                    finished_at=_now(),
-                )
+            row = ItemRow(
+                input=face.row.input,
+                face=face.row.face,
+                state="done",
+                output=face.row.output,
+                codes=codes,
+                neighbour_id=int(result.neighbour_id[number]),
+                neighbour_distance=float(result.neighbour_distance[number]),
+                identity_before=float(result.identity_before[number]),
+                identity_after=float(result.identity_after[number]),
+                attribute_before=float(result.attribute_before[number]),
+                attribute_after=float(result.attribute_after[number]),
+                steps=int(result.steps[number]),
+                seconds=float(result.seconds[number]),
+                preset=self.preset.name,
+                bundle=self.bundle_digest,
+                finished_at=_now(),
             )
-        self.written.append((finished, writes))
+            finished.append((row, executor.submit(self._write_one, face.row.output, codes, result, number)))
+        self.written.append(finished)
         self._record_written()
 
     def _record_written(self, *, wait: bool = False) -> None:
         """Record results whose files are there, in their order; wait for all when asked, and when many are left."""
         while self.written:
-            finished, writes = self.written[0]
+            writes = [write for _, write in self.written[0] if write is not None]
             # What waits to be written is held in memory.
-            many = sum(len(waiting) for _, waiting in self.written) > MOST_UNWRITTEN and len(self.written) > 1
+            many = sum(map(len, self.written)) > MOST_UNWRITTEN and len(self.written) > 1
             if not (wait or many) and not all(write.done() for write in writes):
                 return
             for write in writes:
                 write.result()
-            self._record(finished)
+            self._record([row for row, _ in self.written[0]])
             self.written.popleft()
+
+    def _record_what_was_written(self) -> None:
+        """Record, as the job stops, the results whose files lie there, so that they are not made again.
+
+        Those that could not be written, and those that were not begun, stay pending. What the job stops for matters
+        more than a manifest that cannot be written either.
+        """
+        rows = [
+            row
+            for finished in self.written
+            for row, write in finished
+            if write is None or not (write.cancelled() or write.exception())
+        ]
+        self.written.clear()
+        try:
+            self._record(rows)
+        except UserError as error:
+            logger.debug("%d results are written and not recorded: %s", len(rows), error)
 
     def _write_one(self, output: str, codes: str | None, result: Any, number: int) -> None:
         encoded = image_files.encode(

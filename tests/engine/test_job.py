@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -338,23 +340,49 @@ def test_a_full_disk_stops_the_job_and_what_was_done_stays(
     settings: JobSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_inputs(settings.input, 8)
-    rename, renamed = os.replace, []
+    rename, count = os.replace, itertools.count(1)  # threads call it, in any order
 
     def fills_up(source: str, target: Path) -> None:
-        renamed.append(target)
-        if len(renamed) > 6:
+        if next(count) > 6:
             raise OSError(28, "No space left on device")
         rename(source, target)
 
     monkeypatch.setattr(job_module.image_files.os, "replace", fills_up)
     with pytest.raises(UserError, match="No space left on device"):
         run(settings)
-    assert len(items(settings, "done")) == 4
+    first = [str(row.output) for row in items(settings, "done")]
+    assert len(first) == 6
+    assert visible(settings.output) == first, "what is recorded is there, and what is there is recorded"
     before = stamps(settings.output)
     monkeypatch.undo()
     assert run(settings).done == 8
-    first = [str(row.output) for row in items(settings)][:4]
-    assert all(stamps(settings.output)[name] == before[name] for name in first)
+    assert before.items() <= stamps(settings.output).items()
+
+
+def test_an_interrupted_job_records_what_is_being_written(
+    settings: JobSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_inputs(settings.input, 8)
+    rename = os.replace
+
+    def slowly(source: str, target: Path) -> None:
+        time.sleep(0.05)
+        rename(source, target)
+
+    class Impatient(Observer):
+        def batch(self, size: int, step: int, steps: int) -> None:
+            if len(FakeWorker.batches) == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(job_module.image_files.os, "replace", slowly)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, Impatient())
+    first = [str(row.output) for row in items(settings, "done")]
+    assert first
+    assert visible(settings.output) == first
+    before = stamps(settings.output)
+    assert run(settings).done == 8
+    assert before.items() <= stamps(settings.output).items()
 
 
 def test_no_inputs_are_refused(settings: JobSettings) -> None:
