@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -315,23 +314,20 @@ def _check_output(path: Path) -> None:
 
 def _write(path: Path, result: dict[str, Any]) -> None:
     from faceanon_engine.cli.bench_view import draw
-    from faceanon_engine.engine.sessions.graphs import write_whole
+    from faceanon_engine.engine.files import write_whole
 
     console = error_console()
     write_whole(path, (json.dumps(result, indent=1) + "\n").encode())
     console.print(f"result: {path}", markup=False)
     picture = path.with_suffix(".png")
-    handle, name = tempfile.mkstemp(suffix=".png", prefix=f".{picture.stem}-", dir=picture.parent)
-    os.close(handle)
     try:
-        if draw(result, Path(name)):
-            os.chmod(name, 0o644)
-            os.replace(name, picture)
-            console.print(f"curve:  {picture}", markup=False)
+        curve = draw(result)
     except ImportError:
         console.print("no curve is drawn: pip install 'faceanon-engine[bench]' adds matplotlib", markup=False)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    else:
+        if curve is not None:
+            write_whole(picture, curve)
+            console.print(f"curve:  {picture}", markup=False)
 
 
 class _Progress:

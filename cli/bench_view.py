@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -248,8 +248,8 @@ def _verdict(change: Change, fail_above: float | None) -> str:
     return words
 
 
-def draw(result: dict[str, Any], path: Path) -> bool:
-    """Draw latency against throughput over the batch sizes as PNG; False when there is no sweep to draw.
+def draw(result: dict[str, Any]) -> bytes | None:
+    """A PNG of latency against throughput over the batch sizes; None when there is no sweep to draw.
 
     Raises ImportError without matplotlib.
     """
@@ -259,7 +259,7 @@ def draw(result: dict[str, Any], path: Path) -> bool:
 
     curves = _curves(result)
     if not curves:
-        return False
+        return None
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.7 * rows + 0.5), layout="constrained")
@@ -306,8 +306,9 @@ def draw(result: dict[str, Any], path: Path) -> bool:
     figure.suptitle(
         f"{bundle['name']} {bundle['resolution']} px on {where}: throughput against latency, by batch size", fontsize=10
     )
-    figure.savefig(path, dpi=120)
-    return True
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    return picture.getvalue()
 
 
 def _curves(result: dict[str, Any]) -> dict[str, dict[str, list[tuple[float, float, int]]]]:

@@ -302,7 +302,7 @@ def _checked_suffix(out: Path) -> None:
 
 def write_table(out: Path, table: Table) -> None:
     """Write a table under its name's format; it appears whole or not at all. Raises UserError when it cannot."""
-    from faceanon_engine.engine.images import write_atomically
+    from faceanon_engine.engine.files import write_result
 
     if out.suffix.lower() == ".npz":
         stream = io.BytesIO()
@@ -321,7 +321,7 @@ def write_table(out: Path, table: Table) -> None:
                 "bundle": table.bundle or "",
             },
         )
-    write_atomically(out, content)
+    write_result(out, content)
 
 
 def read_table(path: Path) -> Table:

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.sessions.graphs import Artifact, ImageInput, Precision, artifact_name, write_whole
+from faceanon_engine.engine.files import write_whole
+from faceanon_engine.engine.sessions.graphs import Artifact, ImageInput, Precision, artifact_name
 from faceanon_engine.engine.sessions.session import Profile
 
 logger = logging.getLogger(__name__)

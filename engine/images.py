@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -30,8 +28,6 @@ SUFFIXES = frozenset(
 DEFAULT_MAX_PIXELS = 100_000_000
 LARGE_PIXELS = 25_000_000
 """A picture with more takes much memory while it is read: 2.6 GB were measured for 99 million with transparency."""
-_TEMPORARY_PREFIX = ".faceanon-tmp-"
-TEMPORARY_PATTERN = _TEMPORARY_PREFIX + "*"
 # Decoders that only images in the wild need; others (PDF-like, vector, video) are refused as not an image.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 _TURNS = {
@@ -265,43 +261,3 @@ def encode(pixels: Pixels, format: str, quality: int = 95) -> bytes:
     else:
         raise UserError(f"unknown image format {format!r}: use png, jpeg or webp")
     return stream.getvalue()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that appears under its name whole or not at all, and stays after a power cut.
-
-    Folders are made. Raises UserError naming the path when it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(name, 0o666 & ~_UMASK)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        remedy = "free space, then run the same command again"
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "check the folder's rights, then run the same command again"
-        raise UserError(f"{path} cannot be written ({error.strerror or error}): {remedy}") from None
-
-
-def _read_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-# Read once: reading means setting it for a moment, which other threads would see.
-_UMASK = _read_umask()

@@ -28,6 +28,7 @@ from faceanon_engine.engine import images as image_files
 from faceanon_engine.engine.config import JobSettings
 from faceanon_engine.engine.devices import device_names, share_among
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.files import TEMPORARY_PATTERN, write_result
 from faceanon_engine.engine.images import InputError, InputFile
 from faceanon_engine.engine.manifest import NAME as MANIFEST_NAME
 from faceanon_engine.engine.manifest import InputRow, ItemRow, Manifest
@@ -676,8 +677,8 @@ class _Job:
         if codes is not None:
             stream = io.BytesIO()
             np.save(stream, np.asarray(result.codes[number], np.float32))
-            image_files.write_atomically(self.output / codes, stream.getvalue())
-        image_files.write_atomically(self.output / output, encoded)
+            write_result(self.output / codes, stream.getvalue())
+        write_result(self.output / output, encoded)
 
     def _fail(self, face: _Face, reason: str, message: str) -> None:
         logger.info("%s: %s: %s", face.row.input, reason, message)
@@ -748,7 +749,7 @@ class _Job:
         if not sheet:
             return None
         title = f"{self.settings.preset}, margin {self.settings.margin:g}, {self.settings.resolved_steps} steps"
-        image_files.write_atomically(path, image_files.encode(draw(sheet, title), "png", 95))
+        write_result(path, image_files.encode(draw(sheet, title), "png", 95))
         self.manifest.put({"contact_sheet": content})
         return path
 
@@ -900,8 +901,8 @@ def _remove(path: Path) -> None:
 
 
 def _remove_temporaries(output: Path) -> None:
-    """Delete what a killed run left half-written; only names that `write_atomically` gives are touched."""
-    for path in output.rglob(image_files.TEMPORARY_PATTERN):
+    """Delete what a killed run left half-written; only names that `appearing_whole` gives are touched."""
+    for path in output.rglob(TEMPORARY_PATTERN):
         if path.is_file():
             logger.info("removing the unfinished %s", path)
             _remove(path)

@@ -12,12 +12,13 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.files import appearing_whole
 
 NAME = "manifest.sqlite"
 FORMAT = 1
@@ -124,14 +125,21 @@ class Manifest:
     def create(cls, path: Path) -> Manifest:
         """Open the manifest for writing, making it where there is none."""
         with _explained(path):
+            if not path.exists() or path.stat().st_size == 0:
+                # Whoever reads meanwhile finds none, or one with its tables.
+                try:
+                    with appearing_whole(path) as temporary, closing(sqlite3.connect(temporary)) as made:
+                        made.executescript(f"begin; {_SCHEMA} pragma user_version = {FORMAT}; commit;")
+                except OSError as error:
+                    raise UserError(
+                        f"manifest {path} cannot be written ({error.strerror or error}): free space, check the rights"
+                    ) from None
             connection = sqlite3.connect(path, timeout=60, isolation_level=None)
             try:
                 connection.execute("pragma journal_mode = delete")
                 connection.execute("pragma synchronous = full")
                 version = _version(connection)
-                if version == 0:
-                    connection.executescript(f"begin; {_SCHEMA} pragma user_version = {FORMAT}; commit;")
-                elif version != FORMAT:
+                if version != FORMAT:
                     raise _another_version(path, version)
             except BaseException:
                 connection.close()

@@ -15,6 +15,7 @@ import numpy as np
 from faceanon_engine.engine.bundle import ROLES, Bundle
 from faceanon_engine.engine.engine_cache import EngineCache, EngineOptions, Entry, runs_on
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.files import write_whole
 from faceanon_engine.engine.measure import (
     Budget,
     host_probe,
@@ -25,7 +26,7 @@ from faceanon_engine.engine.measure import (
 )
 from faceanon_engine.engine.sessions.cuda_driver import Gpu, gpus
 from faceanon_engine.engine.sessions.failures import OutOfMemory, first_line
-from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, ImageInput, Precision, get_graph, write_whole
+from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, ImageInput, Precision, get_graph
 from faceanon_engine.engine.sessions.opening import (
     Wanted,
     check_names,

@@ -22,6 +22,7 @@ from onnx import ModelProto, TensorProto, external_data_helper, helper
 from torch import nn
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.files import write_whole
 from faceanon_engine.engine.sessions.failures import first_line
 from faceanon_engine.engine.sessions.graphs import (
     BATCH,
@@ -33,7 +34,6 @@ from faceanon_engine.engine.sessions.graphs import (
     artifact_name,
     digest_of,
     get_graph,
-    write_whole,
 )
 from faceanon_engine.export.precision import to_precision
 from faceanon_engine.export.wrappers import Float32Island, wrap

@@ -16,9 +16,10 @@ from typing import Any
 
 from faceanon_engine.engine.engine_cache import PORTABLE, EngineKey
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.files import write_whole
 from faceanon_engine.engine.sessions.cuda_driver import Gpu
 from faceanon_engine.engine.sessions.failures import says_out_of_memory
-from faceanon_engine.engine.sessions.graphs import BATCH, Artifact, write_whole
+from faceanon_engine.engine.sessions.graphs import BATCH, Artifact
 from faceanon_engine.engine.sessions.tensorrt_session import interrupts_kept, make_logger
 
 logger = logging.getLogger(__name__)

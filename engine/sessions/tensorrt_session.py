@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.files import write_whole
 from faceanon_engine.engine.sessions.cuda_driver import DriverError, gpus
 from faceanon_engine.engine.sessions.cuda_memory import Captured, DeviceMemory, TorchMemory, open_memory
 from faceanon_engine.engine.sessions.failures import OutOfMemory, first_line, is_out_of_memory, says_out_of_memory
-from faceanon_engine.engine.sessions.graphs import TensorSpec, write_whole
+from faceanon_engine.engine.sessions.graphs import TensorSpec
 from faceanon_engine.engine.sessions.session import About, Profile, Session, as_array, is_tensor, like
 
 logger = logging.getLogger(__name__)

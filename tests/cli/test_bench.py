@@ -289,7 +289,7 @@ def test_what_was_measured_is_shown_though_it_cannot_be_written(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("faceanon_engine.engine.sessions.graphs.write_whole", full)
+    monkeypatch.setattr("faceanon_engine.engine.files.write_whole", full)
     done = run("--from", measured, "--output", tmp_path / "copy.json")
     assert isinstance(done.exception, UserError)
     assert "copy.json cannot be written (No space left on device)" in str(done.exception)

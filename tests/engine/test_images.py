@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from faceanon_engine.engine import images
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.images import InputError, encode, find_inputs, read_image, write_atomically
+from faceanon_engine.engine.images import InputError, encode, find_inputs, read_image
 
 # What decoders warn of is what these tests give them.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -161,20 +159,6 @@ def test_inputs_are_found_sorted_and_below_the_root(tmp_path: Path) -> None:
     assert listed == ["b.png", "a/z.JPG", "outside.png", "absolute/path.png"]
     with pytest.raises(UserError, match="does not exist"):
         list(find_inputs(tmp_path / "nothing"))
-
-
-def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "deep" / "out.png"
-    write_atomically(target, b"first")
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(images.os, "fsync", full)
-    with pytest.raises(UserError, match="free space"):
-        write_atomically(target, b"second")
-    assert target.read_bytes() == b"first"
-    assert os.listdir(target.parent) == ["out.png"]
 
 
 def test_lists_come_from_every_editor_and_every_name(tmp_path: Path) -> None:

@@ -112,14 +112,14 @@ def test_results_are_recorded_as_they_are_written_while_later_steps_go_on(
 ) -> None:
     """A slow write holds up neither the steps nor the record of what was written before it."""
     make_inputs(settings.input, 8)
-    write, held = job_module.image_files.write_atomically, threading.Event()
+    write, held = job_module.write_result, threading.Event()
 
     def slow(path: Path, content: bytes) -> None:
         if path.name == "photo-03.png":
             assert held.wait(30)
         write(path, content)
 
-    monkeypatch.setattr(job_module.image_files, "write_atomically", slow)
+    monkeypatch.setattr(job_module, "write_result", slow)
     seen: list[int] = []
 
     class Watch(Observer):
@@ -144,7 +144,7 @@ def test_a_write_that_fails_stops_the_job_and_what_was_recorded_has_its_file(
             raise OSError(28, "No space left on device")
         rename(source, target)
 
-    monkeypatch.setattr(job_module.image_files.os, "replace", fills_up)
+    monkeypatch.setattr(os, "replace", fills_up)
     with pytest.raises(UserError, match="No space left on device"):
         run(settings)
     done = items(settings, "done")

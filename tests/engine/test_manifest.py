@@ -89,6 +89,21 @@ def test_a_reader_cannot_write(path: Path) -> None:
         manifest.put({"a": 1})
 
 
+def test_a_reader_finds_none_or_one_with_its_tables(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename, seen = os.replace, []
+
+    def watched(source: Path, target: Path) -> None:
+        seen.append(path.exists())
+        rename(source, target)
+        with Manifest.read(path) as manifest:
+            seen.append(manifest.counts())
+
+    monkeypatch.setattr(os, "replace", watched)
+    Manifest.create(path).close()
+    assert seen == [False, {"done": 0, "failed": 0, "pending": 0}]
+    assert os.listdir(path.parent) == [path.name]
+
+
 def test_what_is_no_manifest_is_refused(tmp_path: Path, path: Path) -> None:
     with pytest.raises(UserError, match="no manifest"):
         Manifest.read(path)

@@ -1,0 +1,72 @@
+"""Files that appear under their names whole or not at all, whenever the process is killed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from faceanon_engine.engine.errors import UserError
+
+_TEMPORARY_PREFIX = ".faceanon-tmp-"
+TEMPORARY_PATTERN = _TEMPORARY_PREFIX + "*"
+"""The names that a killed process may leave behind."""
+
+
+@contextmanager
+def appearing_whole(path: Path) -> Iterator[Path]:
+    """A new empty file beside `path` to write to; it takes the name when the block ends, and stays after a power cut.
+
+    When the block raises, it is deleted and what was at `path` stays. Raises OSError.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, dir=path.parent)
+    try:
+        os.close(descriptor)
+        yield Path(name)
+        _flush(name, os.O_RDWR)
+        os.chmod(name, 0o666 & ~_UMASK)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        _flush(path.parent, os.O_RDONLY)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file as `appearing_whole` says; raises OSError."""
+    with appearing_whole(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_result(path: Path, data: bytes) -> None:
+    """Write a file that the person asked for, with the folders to it; raises UserError naming it and the remedy."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, data)
+    except OSError as error:
+        remedy = "free space, then run the same command again"
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "check the folder's rights, then run the same command again"
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): {remedy}") from None
+
+
+def _flush(path: str | Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# Read once: reading means setting it for a moment, which other threads would see.
+_UMASK = _read_umask()
