@@ -103,7 +103,7 @@ def main() -> None:
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         _leave(f"error: {where}{error.strerror or error}: free space there, or mend its rights", 2)
     except Exception as error:
-        from faceanon_engine.engine.job import is_out_of_memory
+        from faceanon_engine.engine.sessions.failures import is_out_of_memory
 
         if is_out_of_memory(error):
             _leave("error: memory ran out: use a smaller --batch-size, other networks, or a machine with more", 2)

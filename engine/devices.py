@@ -121,7 +121,7 @@ class _Round:
                 process.join()
             for line in lines.values():
                 line.close()
-            from faceanon_engine.engine.job import NAMES_LOCK_NAME, PROCESS_LOCK_PATTERN
+            from faceanon_engine.engine.job.folder import NAMES_LOCK_NAME, PROCESS_LOCK_PATTERN
 
             for path in (NAMES_LOCK_NAME, *(PROCESS_LOCK_PATTERN.replace("*", str(number)) for number in processes)):
                 (self._settings.output / path).unlink(missing_ok=True)
@@ -151,7 +151,8 @@ def _process(
     """What the process of one device does; it ends when the other end of the line is closed."""
     from filelock import FileLock
 
-    from faceanon_engine.engine.job import PROCESS_LOCK_PATTERN, take_part
+    from faceanon_engine.engine.job import take_part
+    from faceanon_engine.engine.job.folder import PROCESS_LOCK_PATTERN
     from faceanon_engine.engine.machine import usable_cores
     from faceanon_engine.engine.manifest import NAME, Manifest
 

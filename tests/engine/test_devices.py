@@ -25,7 +25,7 @@ from faceanon_engine.engine.devices import device_names
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job import Observer
 from faceanon_engine.engine.manifest import InputRow, ItemRow, Manifest
-from faceanon_engine.engine.reader import thread_count
+from faceanon_engine.engine.reader import Reader, thread_count
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 
@@ -142,7 +142,7 @@ def test_two_processes_give_no_two_faces_one_name(settings: JobSettings, monkeyp
 
 def test_a_name_costs_no_reading_of_the_whole_manifest(settings: JobSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a hundred thousand photos of several people that would take longer than anonymizing them."""
-    monkeypatch.setattr(job_module.Reader, "faces_of", lambda reader, file: [np.zeros((32, 32, 3), np.uint8)] * 3)
+    monkeypatch.setattr(Reader, "faces_of", lambda reader, file: [np.zeros((32, 32, 3), np.uint8)] * 3)
     make_inputs(settings.input, 6)
     run(replace(settings, devices=None, limit=1))
     settings = replace(settings, devices=None)

@@ -26,6 +26,7 @@ from faceanon_engine.engine.files import TEMPORARY_PATTERN
 from faceanon_engine.engine.images import InputError
 from faceanon_engine.engine.job import JobResult, Observer, plan
 from faceanon_engine.engine.manifest import ItemRow, Manifest
+from faceanon_engine.engine.reader import Reader
 
 
 @pytest.fixture(autouse=True)
@@ -312,8 +313,6 @@ def test_codes_lie_beside_their_image(settings: JobSettings) -> None:
 
 
 def test_several_faces_give_several_outputs(settings: JobSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    from faceanon_engine.engine.reader import Reader
-
     make_inputs(settings.input, 3)
     Image.new("RGB", (32, 32), (9, 9, 9)).save(settings.input / "photo-01-face1.png")
     one = Reader.faces_of
@@ -560,7 +559,7 @@ def test_what_is_done_stays_done_when_the_rest_of_a_photo_fails(
     """Killed between the faces of a photo which cannot be read when it is run again."""
     (photo,) = make_inputs(settings.input, 1)
     pixels = np.asarray(Image.open(photo))
-    monkeypatch.setattr(job_module.Reader, "faces_of", lambda reader, file: [pixels, pixels])
+    monkeypatch.setattr(Reader, "faces_of", lambda reader, file: [pixels, pixels])
     run(settings)
     (settings.output / "photo-00-face1.png").unlink()
 
@@ -568,7 +567,7 @@ def test_what_is_done_stays_done_when_the_rest_of_a_photo_fails(
         raise InputError("unreadable", "it may not be read")
 
     with monkeypatch.context() as closed:
-        closed.setattr(job_module.Reader, "faces_of", unreadable)
+        closed.setattr(Reader, "faces_of", unreadable)
         assert run(settings).failed == 1
     assert [row.state for row in items(settings)] == ["done", "failed"]
     assert visible(settings.output) == ["photo-00.png"]
@@ -582,7 +581,7 @@ def test_a_face_that_is_not_found_again_leaves_no_picture(
     (photo,) = make_inputs(settings.input, 1)
     pixels = np.asarray(Image.open(photo))
     for count in (3, 1, 2):
-        monkeypatch.setattr(job_module.Reader, "faces_of", lambda reader, file, n=count: [pixels] * n)
+        monkeypatch.setattr(Reader, "faces_of", lambda reader, file, n=count: [pixels] * n)
         assert run(settings).done == count
         assert len(visible(settings.output)) == count
         (settings.output / "photo-00.png").unlink()
@@ -593,14 +592,22 @@ def test_originals_that_cannot_be_read_any_more_are_not_on_the_sheet(
 ) -> None:
     make_inputs(settings.input, 2)
     run(settings)
-    faces_of, closed = job_module.Reader.faces_of, {"photo-00.png"}
+    faces_of, closed = Reader.faces_of, {"photo-00.png"}
 
     def partly(reader: Any, file: Any) -> Any:
         if file.path.name in closed:
             raise InputError("unreadable", "it may not be read")
         return faces_of(reader, file)
 
-    monkeypatch.setattr(job_module.Reader, "faces_of", partly)
+    monkeypatch.setattr(Reader, "faces_of", partly)
     assert run(replace(settings, contact_sheet=2)).contact_sheet is not None
     closed.add("photo-01.png")
     assert run(replace(settings, contact_sheet=1)).contact_sheet is None
+
+
+def test_an_empty_manifest_is_as_good_as_none(settings: JobSettings) -> None:
+    make_inputs(settings.input, 1)
+    settings.output.mkdir()
+    (settings.output / "manifest.sqlite").touch()
+    assert [item.action for item in plan(settings, make_worker=FakeWorker).items] == ["anonymize"]
+    assert run(settings).done == 1

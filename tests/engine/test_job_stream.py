@@ -18,7 +18,7 @@ from fake_worker import GREEN, RED, FakeWorker, make_inputs
 from faceanon_engine.engine import job as job_module
 from faceanon_engine.engine.config import JobSettings, job_settings
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.job import Observer
+from faceanon_engine.engine.job import Observer, running
 from faceanon_engine.engine.manifest import Manifest
 
 
@@ -112,14 +112,14 @@ def test_results_are_recorded_as_they_are_written_while_later_steps_go_on(
 ) -> None:
     """A slow write holds up neither the steps nor the record of what was written before it."""
     make_inputs(settings.input, 8)
-    write, held = job_module.write_result, threading.Event()
+    write, held = running.write_result, threading.Event()
 
     def slow(path: Path, content: bytes) -> None:
         if path.name == "photo-03.png":
             assert held.wait(30)
         write(path, content)
 
-    monkeypatch.setattr(job_module, "write_result", slow)
+    monkeypatch.setattr(running, "write_result", slow)
     seen: list[int] = []
 
     class Watch(Observer):

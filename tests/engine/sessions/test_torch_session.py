@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from faceanon_engine.engine.job import is_out_of_memory
-from faceanon_engine.engine.sessions.failures import OutOfMemory
+from faceanon_engine.engine.sessions.failures import OutOfMemory, is_out_of_memory
 from faceanon_engine.engine.sessions.graphs import TensorSpec
 from faceanon_engine.engine.sessions.torch_session import TorchSession
 

@@ -1,0 +1,160 @@
+"""The folder of a job: who may work in it, with which settings it was begun, and what a killed run left in it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from faceanon_engine.engine import images as image_files
+from faceanon_engine.engine.config import JobSettings
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.files import TEMPORARY_PATTERN
+from faceanon_engine.engine.images import InputFile
+from faceanon_engine.engine.manifest import NAME as MANIFEST_NAME
+from faceanon_engine.engine.manifest import Manifest
+from faceanon_engine.engine.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+CONTACT_SHEET_NAME = "contact-sheet.png"
+LOCK_NAME = ".faceanon.lock"
+NAMES_LOCK_NAME = ".faceanon-names.lock"
+PROCESS_LOCK_PATTERN = ".faceanon-process-*.lock"
+
+
+def find_files(settings: JobSettings) -> list[InputFile]:
+    """The inputs, within the limit; raises UserError when there are none or when they and the output overlap."""
+    source, output = _real(settings.input), _real(settings.output)
+    if os.path.exists(output) and not output.is_dir():
+        raise UserError(f"output {settings.output} is a file: give a folder")
+    if os.path.isdir(source):
+        if source == output:
+            raise UserError(f"INPUT and OUTPUT are the same folder {settings.input}: originals are never overwritten")
+        if source in output.parents:
+            raise UserError(
+                f"OUTPUT {settings.output} lies inside INPUT {settings.input}: results would become inputs of the "
+                "next run; give a folder outside"
+            )
+    if output in source.parents and os.path.isdir(source):
+        raise UserError(f"INPUT {settings.input} lies inside OUTPUT {settings.output}: give a folder outside of it")
+    found = list(image_files.find_inputs(settings.input))
+    if not found:
+        raise UserError(f"no images in {settings.input}: give a folder of images, an image, or a text file of paths")
+    return found[: settings.limit]
+
+
+def identity_of(settings: JobSettings, worker: Worker) -> dict[str, Any]:
+    """What must not change between two runs on one output."""
+    lossy = settings.resolved_format != "png"
+    return {
+        "input": str(_real(settings.input)),
+        "preset": settings.preset,
+        "margin": settings.margin,
+        "steps": settings.resolved_steps,
+        "align": settings.align,
+        "format": settings.resolved_format,
+        "quality": settings.resolved_quality if lossy else None,
+        "save_codes": settings.save_codes,
+        "metric": settings.metric,
+        "truncation": settings.truncation,
+        "seed": settings.seed,
+        **worker.identity(),
+    }
+
+
+def has_manifest(output: Path) -> bool:
+    """Whether a job was begun here; an empty file is as good as none."""
+    path = output / MANIFEST_NAME
+    return os.path.exists(path) and path.stat().st_size > 0
+
+
+def recorded_settings(output: Path) -> dict[str, Any]:
+    """The settings of an earlier run on this output; empty when there was none."""
+    if not has_manifest(output):
+        return {}
+    with Manifest.read(output / MANIFEST_NAME) as manifest:
+        found: dict[str, Any] = manifest.get("settings") or {}
+        return found
+
+
+def refuse_changes(output: Path, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise UserError naming the settings that differ from those with which the job was begun."""
+    if not recorded:
+        return
+    changes = [
+        f"{key.replace('_', '-')} was {_short(recorded.get(key))}, now {_short(value)}"
+        for key, value in wanted.items()
+        if recorded.get(key) != value
+    ]
+    if changes:
+        raise UserError(
+            f"{output} was begun with other settings ({'; '.join(changes)}): "
+            "give the earlier ones to go on, or another OUTPUT folder"
+        )
+
+
+def refuse_unwritable(output: Path) -> None:
+    """Raise UserError where the folder could not be made or written."""
+    place = output
+    while not os.path.exists(place):
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise UserError(f"output folder {output} cannot be written: no permission in {place}")
+
+
+@contextmanager
+def locked(output: Path, *, wait_for_orphans: bool = False) -> Iterator[None]:
+    """Hold the output folder; a lock of a killed process is released by the system.
+
+    The processes of a run that was killed end themselves a moment later: they are waited for when asked.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(output / LOCK_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"another run is working on {output}: wait for it, or give another OUTPUT folder") from None
+    except OSError as error:
+        raise UserError(f"output folder {output} cannot be written: {error.strerror or error}") from None
+    try:
+        for path in output.glob(PROCESS_LOCK_PATTERN) if wait_for_orphans else ():
+            try:
+                with FileLock(path, timeout=30):
+                    pass
+            except Timeout:
+                raise UserError(f"a process of an earlier run still works on {output}: end it first") from None
+            path.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
+
+
+def remove(path: Path) -> None:
+    """Delete a file where there is one; raises UserError when it cannot be deleted."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be removed ({error.strerror or error}): check the folder's rights") from None
+
+
+def remove_temporaries(output: Path) -> None:
+    """Delete what a killed run left half-written; only names that `appearing_whole` gives are touched."""
+    for path in output.rglob(TEMPORARY_PATTERN):
+        if path.is_file():
+            logger.info("removing the unfinished %s", path)
+            remove(path)
+
+
+def _real(path: Path) -> Path:
+    """The path without links; unlike `resolve`, one that leads round in a circle stays as it is."""
+    return Path(os.path.realpath(path))
+
+
+def _short(value: Any) -> str:
+    text = "unset" if value is None else str(value)
+    return text[:12] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text

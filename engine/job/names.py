@@ -1,0 +1,91 @@
+"""The names of results: those of the inputs, as far as no two results get the same one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from faceanon_engine.engine.config import JobSettings
+from faceanon_engine.engine.images import InputFile
+from faceanon_engine.engine.job.folder import CONTACT_SHEET_NAME, LOCK_NAME, NAMES_LOCK_NAME
+from faceanon_engine.engine.manifest import NAME as MANIFEST_NAME
+from faceanon_engine.engine.manifest import ItemRow
+from faceanon_engine.engine.printable import readable
+
+_EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+_CODES_ENDING = ".w_plus.npy"
+_LONGEST_NAME = 255
+"""Bytes that a file's or folder's name may have on the usual file systems."""
+
+
+@dataclass
+class OutputNames:
+    """Output names, no two alike even where case does not count; first come, first served."""
+
+    extension: str
+    taken: set[str] = field(default_factory=set)
+    folders: set[str] = field(default_factory=set)
+    given_by_others: Callable[[str], bool] = lambda name: False
+    """Whether another process has given the name since, where several share a job."""
+
+    def reserve(self, path: str) -> None:
+        """Let no result have this name."""
+        self.taken.add(path.casefold())
+
+    def add_folders(self, path: str) -> None:
+        """Let no result have the name of a folder in which this file lies."""
+        self.folders.update(str(parent).casefold() for parent in PurePosixPath(path).parents)
+
+    def choose(self, path: str, face: int = 0) -> str:
+        """A free name for a face of an input: a.jpg gives a.png, or a.jpg.png when a.png is taken.
+
+        Where that is longer than file systems allow, the input's own name is cut.
+        """
+        source = PurePosixPath(path)
+        folder = PurePosixPath(*(_cut(part, _LONGEST_NAME) for part in source.parent.parts))
+        mark = f"-face{face}" if face else ""
+        candidates = [(source.stem, mark), (source.name, mark)]
+        number = 2
+        while True:
+            for stem, ending in candidates:
+                room = _LONGEST_NAME - len(ending) - len(_CODES_ENDING)  # the longest of what takes the place of .png
+                name = str(folder / f"{_cut(stem, room)}{ending}{self.extension}")
+                known = name.casefold() in self.taken or name.casefold() in self.folders
+                if not known and not self.given_by_others(name):
+                    self.reserve(name)
+                    return name
+            candidates = [(source.name, f"-{number}{mark}")]
+            number += 1
+
+
+def known_names(settings: JobSettings, files: Iterable[InputFile], rows: Mapping[str, list[ItemRow]]) -> OutputNames:
+    """The names that are taken before any is chosen: the job's own files, folders of inputs, and earlier results."""
+    names = OutputNames(_EXTENSIONS[settings.resolved_format])
+    for reserved in (MANIFEST_NAME, CONTACT_SHEET_NAME, LOCK_NAME, NAMES_LOCK_NAME):
+        names.reserve(reserved)
+    for file in files:
+        names.add_folders(readable(file.relative))
+    for known in rows.values():
+        for row in known:
+            if row.output is not None:
+                names.reserve(row.output)
+    return names
+
+
+def codes_name(output: str) -> str:
+    """The name of the w+ code beside a result."""
+    return str(PurePosixPath(output).with_suffix(_CODES_ENDING))
+
+
+def foreign_file(output: Path, name: str | None) -> str | None:
+    """What is wrong when a file that this job did not plan already has the name."""
+    if name is not None and os.path.exists(output / name):
+        return f"{name} is already in the output folder and was not made by this job: move it away"
+    return None
+
+
+def _cut(name: str, most: int) -> str:
+    """The beginning of a name that has at most so many bytes."""
+    return name.encode()[:most].decode(errors="ignore")

@@ -1,0 +1,101 @@
+"""What a job tells while it runs, what it says at its end, and what a dry run says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+class Observer:
+    """What a job tells while it runs; every method may be overridden, none needs to be."""
+
+    def started(self, about: Mapping[str, str], inputs: int, already: int) -> None:
+        """The job begins; `already` inputs need nothing any more."""
+
+    def pool(self, done: int, total: int) -> None:
+        """Faces of the pool that are made."""
+
+    def batch(self, size: int, step: int, steps: int) -> None:
+        """A batch of that size has done so many steps."""
+
+    def input_finished(self, path: str, failed: bool) -> None:
+        """Every face of this input is done or failed."""
+
+    def note(self, message: str) -> None:
+        """Something the person may want to know."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An input, or one face of it, that was not anonymized."""
+
+    input: str
+    face: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What became of a job. Counts are of items: faces, and inputs without any."""
+
+    output: Path
+    manifest: Path
+    contact_sheet: Path | None
+    inputs: int
+    done: int
+    failed: int
+    pending: int
+    """Items that wait: listed by an earlier run and left out of this one by its limit."""
+    done_before: int
+    """Of `done`, those that an earlier run had finished and that were still there."""
+    seconds: float
+    about: Mapping[str, str]
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 when everything is done, 1 when something failed."""
+        return 1 if self.failed else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        values = asdict(self) | {"exit_code": self.exit_code}
+        values.update(output=str(self.output), manifest=str(self.manifest))
+        values["contact_sheet"] = None if self.contact_sheet is None else str(self.contact_sheet)
+        return values
+
+
+@dataclass(frozen=True)
+class PlannedItem:
+    """What a dry run says of one face, or of an input without any."""
+
+    input: str
+    face: int
+    action: str
+    """anonymize, keep (done already) or fail."""
+    output: str | None
+    reason: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """What a job would do."""
+
+    output: Path
+    about: Mapping[str, str]
+    items: tuple[PlannedItem, ...]
+    left_out: tuple[str, ...] = ()
+    """What of the input folder is no input, in a line a reason."""
+
+    @property
+    def exit_code(self) -> int:
+        """1 when some inputs would fail."""
+        return 1 if any(item.action == "fail" for item in self.items) else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        return asdict(self) | {"output": str(self.output), "exit_code": self.exit_code}

@@ -1,0 +1,63 @@
+"""What the manifest's rows mean for a run: what is done, what has changed, what belongs together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from faceanon_engine.engine.images import InputFile
+from faceanon_engine.engine.manifest import InputRow, ItemRow
+
+
+def failed(row: ItemRow, reason: str, message: str) -> ItemRow:
+    """The row of a face that could not be anonymized; what an earlier result said of it is forgotten."""
+    return ItemRow(
+        row.input, row.face, state="failed", reason=reason, message=message, output=row.output, finished_at=now()
+    )
+
+
+def by_input(items: Iterable[ItemRow]) -> dict[str, list[ItemRow]]:
+    """The rows of every input, in their order."""
+    grouped: dict[str, list[ItemRow]] = {}
+    for item in items:
+        grouped.setdefault(item.input, []).append(item)
+    return grouped
+
+
+def stamp(file: InputFile) -> tuple[int | None, int | None]:
+    """Size and modification time, by which a changed input is recognised."""
+    try:
+        status = file.path.stat()
+    except OSError:
+        return None, None
+    return status.st_size, status.st_mtime_ns
+
+
+def has_changed(known: InputRow | None, file: InputFile) -> bool:
+    """Whether an input is another file than the one that was listed."""
+    return known is not None and (known.bytes, known.modified_ns) != stamp(file)
+
+
+def is_done(output: Path, row: ItemRow) -> bool:
+    """Whether a face is recorded as done and its files are there."""
+    return (
+        row.state == "done"
+        and row.output is not None
+        and all((output / name).is_file() for name in (row.output, row.codes) if name is not None)
+    )
+
+
+def is_lost(output: Path, row: ItemRow) -> bool:
+    """Whether a face is recorded as done and its files are not there."""
+    return row.state == "done" and not is_done(output, row)
+
+
+def all_done(output: Path, known: InputRow, rows: Sequence[ItemRow]) -> bool:
+    """Whether an input was looked at and all its faces are done."""
+    return known.faces is not None and len(rows) == known.faces and all(is_done(output, row) for row in rows)
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
