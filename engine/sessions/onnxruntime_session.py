@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import re
@@ -19,6 +20,11 @@ from faceanon_engine.engine.sessions.session import About, Session, as_array, is
 logger = logging.getLogger(__name__)
 
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
+# The least that can be opened: y = x of one float32, in opset 13 and IR version 7.
+_LEAST_GRAPH = (
+    b'\x08\x07:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01g'
+    b"Z\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
 
 
 class OnnxRuntimeSession(Session):
@@ -65,12 +71,11 @@ class OnnxRuntimeSession(Session):
         settings: dict[str, Any] = {"device_id": self._index, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
         provider: Any = self._provider if self._provider == CPU_PROVIDER else (CUDA_PROVIDER, settings)
         try:
-            session = onnxruntime.InferenceSession(str(self._artifact.path), options, providers=[provider])
+            session = open_strictly(str(self._artifact.path), options, provider)
         except Exception as error:
             raise self._explained(error, onnxruntime.__version__) from None
         running = session.get_providers()[0]
         if running != self._provider:
-            # ONNX Runtime goes on silently with another provider when one cannot be loaded.
             raise UserError(
                 f"onnxruntime {onnxruntime.__version__} gave {running} where {self._provider} was asked for: its CUDA "
                 "libraries or the driver do not fit, see 'faceanon-engine doctor'; or use --device cpu, or another "
@@ -143,6 +148,36 @@ class OnnxRuntimeSession(Session):
 
     def close(self) -> None:
         self._session = None
+
+
+def open_strictly(model: str | bytes, options: Any, provider: Any) -> Any:
+    """An `onnxruntime.InferenceSession` that keeps its provider; which one came up, `get_providers` says.
+
+    By default ONNX Runtime prints to stdout and goes on with the CPU when a provider fails, even in mid-job.
+    A provider whose libraries cannot be loaded it leaves out without a word even so.
+    """
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(model, options, providers=[provider], enable_fallback=0)
+
+
+@functools.cache
+def why_no_cuda(index: int) -> str | None:
+    """Why the CUDA provider does not come up on GPU `index`, or None when it does: tried once, with the least graph."""
+    import onnxruntime
+
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
+        return "onnxruntime is built without CUDA: install onnxruntime-gpu in its place"
+    _load_cuda_libraries(onnxruntime)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = open_strictly(_LEAST_GRAPH, options, (CUDA_PROVIDER, {"device_id": index}))
+    except Exception as error:
+        return first_line(error)
+    if session.get_providers()[0] != CUDA_PROVIDER:
+        return "its CUDA libraries or the driver do not fit, see 'faceanon-engine doctor'"
+    return None
 
 
 def _load_cuda_libraries(onnxruntime: Any) -> None:

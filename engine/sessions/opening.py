@@ -77,7 +77,7 @@ def resolve_device(name: str, backend: str = "onnxruntime") -> str:
 def why_not(backend: str, device: str) -> str | None:
     """Why a backend cannot run on that device of this machine, or None when it can.
 
-    Only what is installed counts, never what has been built: what `auto` chooses must not depend on a cache.
+    Only what is installed and comes up counts, never what has been built: the choice must not depend on a cache.
     """
     if backend in ("tensorrt", "tensorrt-rtx"):
         from faceanon_engine.engine.sessions.tensorrt_session import load_module
@@ -92,10 +92,9 @@ def why_not(backend: str, device: str) -> str | None:
     if not _installed(backend):
         return f"{backend} is not installed"
     if backend == "onnxruntime" and device != "cpu":
-        import onnxruntime
+        from faceanon_engine.engine.sessions.onnxruntime_session import why_no_cuda
 
-        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            return "onnxruntime is built without CUDA: install onnxruntime-gpu in its place"
+        return why_no_cuda(int(device.partition(":")[2] or 0))
     if backend == "torch" and device != "cpu":
         import torch
 

@@ -7,8 +7,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -19,7 +21,13 @@ from small_graph import WEIGHT, write, write_linear
 
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.sessions.failures import OutOfMemory, says_out_of_memory
-from faceanon_engine.engine.sessions.onnxruntime_session import OnnxRuntimeSession
+from faceanon_engine.engine.sessions.onnxruntime_session import (
+    _LEAST_GRAPH,
+    OnnxRuntimeSession,
+    open_strictly,
+    why_no_cuda,
+)
+from faceanon_engine.engine.sessions.opening import why_not
 
 
 def test_arrays_and_tensors_come_back_as_they_came(tmp_path: Path) -> None:
@@ -47,7 +55,7 @@ def test_a_provider_that_falls_back_is_an_error(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     real = onnxruntime.InferenceSession
     monkeypatch.setattr(
-        onnxruntime, "InferenceSession", lambda path, options, providers: real(path, options, ["CPUExecutionProvider"])
+        onnxruntime, "InferenceSession", lambda path, options, **_: real(path, options, ["CPUExecutionProvider"])
     )
     with pytest.raises(UserError, match="gave CPUExecutionProvider where CUDAExecutionProvider was asked for"):
         OnnxRuntimeSession(write_linear(tmp_path), device="cuda:0")
@@ -160,9 +168,56 @@ def test_cudas_libraries_are_loaded_and_nothing_is_printed(
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     real = onnxruntime.InferenceSession
     monkeypatch.setattr(
-        onnxruntime, "InferenceSession", lambda path, options, providers: real(path, options, ["CPUExecutionProvider"])
+        onnxruntime, "InferenceSession", lambda path, options, **_: real(path, options, ["CPUExecutionProvider"])
     )
     with pytest.raises(UserError, match="its CUDA libraries or the driver do not fit"):
         OnnxRuntimeSession(write_linear(tmp_path), device="cuda:0")
     assert loaded == [True]
+    # And `auto` takes another: what is built with CUDA is asked whether CUDA comes up.
+    why_no_cuda.cache_clear()
+    assert "its CUDA libraries or the driver do not fit" in str(why_not("onnxruntime", "cuda:0"))
+    why_no_cuda.cache_clear()
+    assert loaded == [True, True]
+    assert capsys.readouterr().out == ""
+
+
+def test_the_least_graph_is_what_is_said() -> None:
+    model = onnx.load_from_string(_LEAST_GRAPH)
+    onnx.checker.check_model(model)
+    assert [node.op_type for node in model.graph.node] == ["Identity"]
+    session = open_strictly(_LEAST_GRAPH, onnxruntime.SessionOptions(), "CPUExecutionProvider")
+    np.testing.assert_array_equal(session.run(None, {"x": np.array([3], np.float32)})[0], [3])
+
+
+def test_a_provider_that_fails_is_not_replaced_by_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By default ONNX Runtime says so on stdout, where JSON goes, and runs on the CPU."""
+    failure = onnxruntime.capi.onnxruntime_pybind11_state.EPFail
+    x = {"x": np.array([3], np.float32)}
+
+    class Fails:
+        def __init__(self, real: Any) -> None:
+            self.real, self.failed = real, False
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.real, name)
+
+        def run(self, *arguments: Any) -> Any:
+            if self.failed:
+                return self.real.run(*arguments)
+            self.failed = True
+            raise failure("CUDA failure 700")
+
+    usual = onnxruntime.InferenceSession(_LEAST_GRAPH, providers=["CPUExecutionProvider"])
+    monkeypatch.setattr(usual, "set_providers", lambda _: None)
+    usual._sess = Fails(usual._sess)
+    assert usual.run(None, x)[0] == [3]
+    assert "Falling back to" in capsys.readouterr().out
+    ours = open_strictly(_LEAST_GRAPH, onnxruntime.SessionOptions(), "CPUExecutionProvider")
+    ours._sess = Fails(ours._sess)
+    with pytest.raises(failure, match="CUDA failure 700"):
+        ours.run(None, x)
+    with pytest.warns(UserWarning, match="NoSuchProvider"), pytest.raises(RuntimeError, match="NoSuchProvider"):
+        open_strictly(_LEAST_GRAPH, onnxruntime.SessionOptions(), "NoSuchProvider")
     assert capsys.readouterr().out == ""
