@@ -192,6 +192,7 @@ def evidence(arguments: argparse.Namespace) -> dict[str, Any]:
         "balanced_accuracy_mean": float(np.mean(recalls)),
         "always_the_commoner_answer": float(majority.mean()),
         "accuracy": dict(zip(attributes.names, right.mean(axis=0).tolist(), strict=True)),
+        "share": dict(zip(attributes.names, truth.mean(axis=0).tolist(), strict=True)),
     }
 
     # The method, on the first picture of the first people; their second picture is the attacker's gallery as well.
@@ -203,6 +204,9 @@ def evidence(arguments: argparse.Namespace) -> dict[str, Any]:
 
     kept: dict[str, Floats] = {}
 
+    def by_name(shares: Floats) -> dict[str, float]:
+        return dict(zip(attributes.names, shares.tolist(), strict=True))
+
     def judged(case: str, outputs: Images) -> dict[str, Any]:
         answers = attributes.predict(outputs)
         kept[case] = (answers == said).mean(axis=1)
@@ -213,6 +217,7 @@ def evidence(arguments: argparse.Namespace) -> dict[str, Any]:
             "share_below_own_threshold": float((cosine < own_threshold).mean()),
             "attributes_as_predicted_of_original": float(kept[case].mean()),
             "attributes_as_drawn": float((answers == real_truth).mean()),
+            "as_predicted_of_original": by_name((answers == said).mean(axis=0)),
             "second_recogniser": {
                 name: reidentification(second_embedding(outputs), gallery, found["second_recogniser"])
                 for name, gallery in galleries.items()
