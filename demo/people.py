@@ -184,7 +184,7 @@ def describe(u: Vector) -> dict[str, float]:
         "length": 0.25 + 0.75 * share["hair_length"],
         "volume": 0.05 + 0.16 * share["hair_volume"],
         "hairline": v["hairline"] * 0.05,
-        "bangs": soft("hairline", 0.82, 0.9),
+        "bangs": soft("hairline", 0.82, 0.88),
         "glasses": float(share["glasses"] > 0.78),
         "glasses_shape": share["glasses_shape"],
         "glasses_tint": float(share["glasses_tint"] > 0.85),

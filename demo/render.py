@@ -53,7 +53,7 @@ def _head() -> _Head:
         basis = np.concatenate([data["macros"], data["shapes"], data["units"]]).astype(np.float32)
     basis = np.ascontiguousarray(basis.reshape(len(basis), -1))
     skin = parts == SKIN
-    above = skin & (vertices[:, 1] > 6.6) & (hairiness(vertices, 0.2, 0.5) > -0.25)
+    above = skin & (vertices[:, 1] > 6.6) & (hairiness(vertices, -0.2, 1.0) > -0.2)
     scalp = faces[above[faces].all(axis=1)]
 
     def near(point: tuple[float, float, float]) -> npt.NDArray[np.int64]:
@@ -71,12 +71,15 @@ def _head() -> _Head:
 
 
 def hairiness(rest: Floats, hairline: float, bangs: float) -> Floats:
-    """Signed distance-like measure [N] of points [N, 3] on the undeformed head: positive where hair grows."""
-    y = rest[:, 1] - hairline + bangs * 0.3 * (rest[:, 2] > 0.9)
+    """Signed distance-like measure [N] of points [N, 3] on the undeformed head: positive where hair grows or hangs."""
+    height, depth = rest[:, 1], rest[:, 2]
+    y = height - hairline
     t = np.clip((y - 7.4) / 0.6, 0, 1)
-    front = 0.62 + 0.75 * t * t * (3 - 2 * t) + np.clip(y - 7.98, 0, 1) * 6 - rest[:, 2]
-    low = rest[:, 1] - (6.75 + np.clip(rest[:, 2] - 0.05, 0, 1) * 1.15)
-    return np.minimum(front, low)
+    front = 0.62 + 0.75 * t * t * (3 - 2 * t) + np.clip(y - 7.98, 0, 1) * 6 - depth
+    low = height - (6.75 + np.clip(depth - 0.05, 0, 1) * 1.15)
+    # Bangs hang over the forehead, the further down the more there are; without any they end where hair grows anyway.
+    fringe = np.minimum(height - (8.1 - 0.47 * bangs), depth - 0.68)
+    return np.maximum(np.minimum(front, low), fringe)
 
 
 @njit(cache=True, fastmath=True)

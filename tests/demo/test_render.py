@@ -149,6 +149,21 @@ def test_turning_one_parameter_turns_its_labels_and_pixels(
         assert focus(change, render(before, PIXELS).landmarks[where]) > 2
 
 
+def test_bangs_hang_over_the_forehead_and_no_further() -> None:
+    changes = []
+    for seed in range(12):
+        hairy = NEAR_FRONTAL | {"haircut": 0.3}
+        before, after = person(seed, **hairy | {"hairline": 0.0}), person(seed, **hairy | {"hairline": 1.5})
+        assert (labels(before)["Bangs"], labels(after)["Bangs"]) == (-1, 1)
+        drawn = render(before, PIXELS)
+        (left, eyes), (right, _) = drawn.landmarks[:2].round().astype(int)
+        change = np.abs(render(after, PIXELS).image.astype(int) - drawn.image)
+        changes.append(change[round(eyes - 0.28 * PIXELS) : round(eyes - 0.15 * PIXELS), left:right].mean())
+        assert change[eyes + 4 :].mean() < 0.5
+    assert min(changes) > 4
+    assert np.median(changes) > 20
+
+
 # Glasses on a man's nose, long hair, coloured clothes and wall: what the other parameters need to be seen at all.
 VISIBLE = {
     "glasses": 1.5, "glasses_tint": -1.0, "sex": 1.5, "haircut": 1.5, "melanin": -1.0,
