@@ -272,11 +272,13 @@ def plot(found: dict[str, Any], path: Path) -> None:
     axes[0].bar(names, [method[case]["identity_cosine_mean"] for case in cases], color="tab:blue")
     threshold = found["identity_encoder"]["threshold_at_0.1_percent_false_accepts"]
     axes[0].axhline(threshold, color="black", linestyle="--", linewidth=1, label="match at 0.1 % false accepts")
+    axes[0].set_ylim(0, 1.2)  # room for the legend
     axes[0].set_title("identity cosine with the original")
     axes[0].legend()
     second = [method[case]["second_recogniser"]["same_picture"]["accepted_at_1_percent"] for case in cases]
     axes[1].bar(names, second, color="tab:red")
     axes[1].axhline(0.01, color="black", linestyle="--", linewidth=1, label="strangers")
+    axes[1].set_ylim(0, 1.2)
     axes[1].set_title("share accepted by the second recogniser")
     axes[1].legend()
     axes[2].bar(names, [method[case]["attributes_as_predicted_of_original"] for case in cases], color="tab:green")
