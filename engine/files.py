@@ -6,7 +6,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from faceanon_engine.engine.errors import UserError
@@ -32,7 +32,7 @@ def appearing_whole(path: Path) -> Iterator[Path]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    if os.name == "posix":
+    with suppress(OSError):  # not every file system, and no Windows, flushes a folder; the file is there already
         _flush(path.parent, os.O_RDONLY)
 
 

@@ -26,6 +26,19 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
     assert os.listdir(target.parent) == ["out.png"]
 
 
+def test_a_file_system_that_flushes_no_folders_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flush = os.fsync
+
+    def files_only(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(22, "Invalid argument")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    write_result(tmp_path / "out", b"whole")
+    assert (tmp_path / "out").read_bytes() == b"whole"
+
+
 def test_nothing_has_the_name_before_the_end(tmp_path: Path) -> None:
     target = tmp_path / "out"
     with appearing_whole(target) as temporary:
