@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -361,15 +362,18 @@ def test_an_interrupted_job_records_what_is_being_written(
     settings: JobSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_inputs(settings.input, 8)
-    rename = os.replace
+    rename, begun = os.replace, threading.Event()
 
     def slowly(source: str, target: Path) -> None:
-        time.sleep(0.05)
+        if target.suffix == ".png":
+            begun.set()
+            time.sleep(0.05)
         rename(source, target)
 
     class Impatient(Observer):
         def batch(self, size: int, step: int, steps: int) -> None:
             if len(FakeWorker.batches) == 2:
+                assert begun.wait(60)
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", slowly)
