@@ -173,6 +173,9 @@ def evidence(arguments: argparse.Namespace) -> dict[str, Any]:
     def second_embedding(pictures: Images) -> Floats:
         return second(from_uint8(torch.from_numpy(pictures))).numpy()
 
+    def by_name(shares: Floats) -> dict[str, float]:
+        return dict(zip(attributes.names, shares.tolist(), strict=True))
+
     views = 4
     codes = np.concatenate([sample_person(FIRST_PERSON + i, views) for i in range(arguments.known)])
     person = np.repeat(np.arange(arguments.known), views)
@@ -191,8 +194,8 @@ def evidence(arguments: argparse.Namespace) -> dict[str, Any]:
         "accuracy_mean": float(right.mean()),
         "balanced_accuracy_mean": float(np.mean(recalls)),
         "always_the_commoner_answer": float(majority.mean()),
-        "accuracy": dict(zip(attributes.names, right.mean(axis=0).tolist(), strict=True)),
-        "share": dict(zip(attributes.names, truth.mean(axis=0).tolist(), strict=True)),
+        "accuracy": by_name(right.mean(axis=0)),
+        "share": by_name(truth.mean(axis=0)),
     }
 
     # The method, on the first picture of the first people; their second picture is the attacker's gallery as well.
@@ -203,9 +206,6 @@ def evidence(arguments: argparse.Namespace) -> dict[str, Any]:
     own_threshold = found["identity_encoder"]["threshold_at_0.1_percent_false_accepts"]
 
     kept: dict[str, Floats] = {}
-
-    def by_name(shares: Floats) -> dict[str, float]:
-        return dict(zip(attributes.names, shares.tolist(), strict=True))
 
     def judged(case: str, outputs: Images) -> dict[str, Any]:
         answers = attributes.predict(outputs)

@@ -44,9 +44,16 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def write_result(path: Path, data: bytes) -> None:
     """Write a file that the person asked for, with the folders to it; raises UserError naming it and the remedy."""
-    try:
+    with failures_explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, data)
+
+
+@contextmanager
+def failures_explained(path: Path) -> Iterator[None]:
+    """Turn an OSError of writing `path` into a UserError that names it and the remedy."""
+    try:
+        yield
     except OSError as error:
         remedy = "free space, then run the same command again"
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

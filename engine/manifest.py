@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.files import appearing_whole
+from faceanon_engine.engine.files import appearing_whole, failures_explained
 
 NAME = "manifest.sqlite"
 FORMAT = 1
@@ -127,13 +127,12 @@ class Manifest:
         with _explained(path):
             if not path.exists() or path.stat().st_size == 0:
                 # Whoever reads meanwhile finds none, or one with its tables.
-                try:
-                    with appearing_whole(path) as temporary, closing(sqlite3.connect(temporary)) as made:
-                        made.executescript(f"begin; {_SCHEMA} pragma user_version = {FORMAT}; commit;")
-                except OSError as error:
-                    raise UserError(
-                        f"manifest {path} cannot be written ({error.strerror or error}): free space, check the rights"
-                    ) from None
+                with (
+                    failures_explained(path),
+                    appearing_whole(path) as temporary,
+                    closing(sqlite3.connect(temporary)) as made,
+                ):
+                    made.executescript(f"begin; {_SCHEMA} pragma user_version = {FORMAT}; commit;")
             connection = sqlite3.connect(path, timeout=60, isolation_level=None)
             try:
                 connection.execute("pragma journal_mode = delete")

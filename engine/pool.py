@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.files import write_whole
 from faceanon_engine.engine.preset import PixelRecipe
 
 if TYPE_CHECKING:
@@ -84,15 +85,6 @@ def sample_z(seed: int, first: int, count: int, z_dim: int) -> npt.NDArray[np.fl
         for index in range(first, first + count)
     ]
     return np.asarray(rows, np.float32).reshape(count, z_dim)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as stream:
-        json.dump(content, stream, indent=1, sort_keys=True)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
 
 
 class Pool:
@@ -246,7 +238,8 @@ def create_pool(
                         w = generator.truncate(generator.mapping(z.to(generator.w_avg.device)), spec.truncation_psi)
                         codes.put(first, w.float().cpu().numpy())
                 codes.finish()
-                _write_json(path / "pool.json", {"format": FORMAT, "spec": asdict(spec)})
+                content = {"format": FORMAT, "spec": asdict(spec)}
+                write_whole(path / "pool.json", json.dumps(content, indent=1, sort_keys=True).encode())
             pool = Pool.open(path)
             if not pool.has_embedding(recipe, precision):
                 features: _Resumable | None = None

@@ -59,8 +59,6 @@ class OnnxRuntimeSession(Session):
                 f"onnxruntime {onnxruntime.__version__} here is built without {self._provider}: install "
                 "onnxruntime-gpu in place of onnxruntime, or use --device cpu"
             )
-        if self._provider == CUDA_PROVIDER:
-            _load_cuda_libraries(onnxruntime)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = self._threads
@@ -158,6 +156,8 @@ def open_strictly(model: str | bytes, options: Any, provider: Any) -> Any:
     """
     import onnxruntime
 
+    if CUDA_PROVIDER in (provider, provider[0]):
+        _load_cuda_libraries(onnxruntime)
     return onnxruntime.InferenceSession(model, options, providers=[provider], enable_fallback=0)
 
 
@@ -168,7 +168,6 @@ def why_no_cuda(index: int) -> str | None:
 
     if CUDA_PROVIDER not in onnxruntime.get_available_providers():
         return "onnxruntime is built without CUDA: install onnxruntime-gpu in its place"
-    _load_cuda_libraries(onnxruntime)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
