@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from faceanon_engine.engine.sessions.failures import is_out_of_memory
+from faceanon_engine.engine.system.memory import is_out_of_memory
 
 
 def attempted(name: str, work: Callable[[], Any], failed: Callable[[str], None], save: Callable[[], None]) -> Any:

@@ -22,15 +22,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 
-from faceanon_engine.engine.bundle import Bundle, demo_path
+from faceanon_engine.engine.datasets.folder import InputFile
+from faceanon_engine.engine.datasets.reader import Reader
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.forward import from_uint8
-from faceanon_engine.engine.images import InputFile
-from faceanon_engine.engine.machine import describe_machine
-from faceanon_engine.engine.pipeline import Stages
-from faceanon_engine.engine.pool import PoolSpec, sample_z
-from faceanon_engine.engine.preset import PRESETS
-from faceanon_engine.engine.reader import Reader
+from faceanon_engine.engine.images.pixels import from_uint8
+from faceanon_engine.engine.method.falco import Stages
+from faceanon_engine.engine.method.pool import PoolSpec, sample_z
+from faceanon_engine.engine.method.preset import PRESETS
+from faceanon_engine.engine.models.bundle import Bundle, demo_path
+from faceanon_engine.engine.system.machine import describe_machine
 from faceanon_engine.export.prepare import prepare
 
 CASES = (("torch", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "fp16"), ("torch", "bf16"))

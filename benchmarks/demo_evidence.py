@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -28,16 +27,16 @@ from torch import Tensor
 from faceanon_engine.demo.people import HELD_OUT_SEED, labels, sample_person
 from faceanon_engine.demo.render import render_codes
 from faceanon_engine.demo.training.identity import PlainEncoder
-from faceanon_engine.engine.bundle import Bundle
-from faceanon_engine.engine.features import attribute_features, from_uint8
-from faceanon_engine.engine.pipeline import Anonymizer, Stages
-from faceanon_engine.engine.pool import PoolSpec, create_pool
-from faceanon_engine.engine.preset import get_preset
+from faceanon_engine.engine.images.pixels import from_uint8
+from faceanon_engine.engine.method.falco import Anonymizer, Stages
+from faceanon_engine.engine.method.pool import PoolSpec, create_pool
+from faceanon_engine.engine.method.preset import get_preset
+from faceanon_engine.engine.models.bundle import Bundle
+from faceanon_engine.engine.networks.features import attribute_features
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
 
-from machine import describe  # noqa: E402
+from benchmarks.machine import describe
 
 SECOND = HERE.parent / "demo" / "evaluation" / "second_recogniser.safetensors"
 FIRST_PERSON = HELD_OUT_SEED + 1000

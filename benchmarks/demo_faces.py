@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from demo_evidence import area_under_curve, threshold_at
-from machine import describe
 
+from benchmarks.demo_evidence import area_under_curve, threshold_at
+from benchmarks.machine import describe
 from faceanon_engine.demo.people import HELD_OUT_SEED, sample_person
 from faceanon_engine.demo.render import render_codes
-from faceanon_engine.engine.detect import FaceDetector
+from faceanon_engine.engine.images.detect import FaceDetector
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FIRST_PERSON = HELD_OUT_SEED + 6000

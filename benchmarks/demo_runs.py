@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -29,13 +28,11 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from machine import describe  # noqa: E402
-
-from faceanon_engine.engine.precision import Precision  # noqa: E402
-from faceanon_engine.engine.preset import PRESETS  # noqa: E402
-from faceanon_engine.engine.step import StepSettings  # noqa: E402
+from benchmarks.machine import describe
+from faceanon_engine.engine.choices import OptimisePrecision
+from faceanon_engine.engine.method.preset import PRESETS
+from faceanon_engine.engine.method.step import StepSettings
 
 Settings = Mapping[str, StepSettings]
 """The settings that are compared, by what they are called; the first is what the others are held to."""
@@ -59,14 +56,15 @@ class Demo:
     def __init__(self, limit: int, device: str, pool_root: Path | None = None) -> None:
         import torch
 
-        from faceanon_engine.engine.bundle import Bundle, demo_path
-        from faceanon_engine.engine.features import from_uint8
-        from faceanon_engine.engine.images import find_inputs
-        from faceanon_engine.engine.optimise import mix_codes, real_targets
-        from faceanon_engine.engine.pipeline import Anonymizer, Stages
-        from faceanon_engine.engine.pool import PoolSpec
-        from faceanon_engine.engine.reader import Reader
-        from faceanon_engine.engine.step import Networks
+        from faceanon_engine.engine.datasets.folder import find_inputs
+        from faceanon_engine.engine.datasets.reader import Reader
+        from faceanon_engine.engine.images.pixels import from_uint8
+        from faceanon_engine.engine.method.compare import real_targets
+        from faceanon_engine.engine.method.falco import Anonymizer, Stages
+        from faceanon_engine.engine.method.pool import PoolSpec
+        from faceanon_engine.engine.method.step import mix_codes
+        from faceanon_engine.engine.models.bundle import Bundle, demo_path
+        from faceanon_engine.engine.networks.precision import Networks
 
         preset = PRESETS["falco"]
         bundle = Bundle.open(demo_path())
@@ -91,11 +89,11 @@ class Demo:
         """Optimise every original with these settings, so many together."""
         import torch
 
-        from faceanon_engine.engine.continuous import Ticket, make_lanes, optimise_continuously
-        from faceanon_engine.engine.cuda_step import stepper_for
-        from faceanon_engine.engine.optimise import compare
-        from faceanon_engine.engine.precision import lowered
-        from faceanon_engine.engine.step import begin
+        from faceanon_engine.engine.method.compare import compare
+        from faceanon_engine.engine.method.continuous import Ticket, make_lanes, optimise_continuously
+        from faceanon_engine.engine.method.cuda_graph import stepper_for
+        from faceanon_engine.engine.method.step import begin
+        from faceanon_engine.engine.networks.precision import lowered
 
         networks = lowered(self.networks, settings.precision)
         state = begin(self.networks.generator, self.w_plus, self.targets, settings)
@@ -168,7 +166,7 @@ def proxy(demo: Demo, margin: float, fp16: bool) -> Settings:
 def precision(demo: Demo, margin: float, fp16: bool) -> Settings:
     """The precisions that the device has."""
     on_gpu = demo.device.type == "cuda"
-    names: list[Precision] = ["fp32", "bf16"]
+    names: list[OptimisePrecision] = ["fp32", "bf16"]
     if on_gpu:
         names.append("tf32")
     if on_gpu or fp16:

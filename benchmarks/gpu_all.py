@@ -33,9 +33,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-sys.path.insert(0, str(HERE))
 
-import from_checkout  # noqa: E402
+from benchmarks import from_checkout
 
 # What the engine and its tests need besides PyTorch: module and package.
 PACKAGES = {

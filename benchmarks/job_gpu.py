@@ -18,18 +18,19 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
 
-import numpy as np  # noqa: E402
-from machine import describe  # noqa: E402
-from PIL import Image  # noqa: E402
-from step_gpu import configurations  # noqa: E402
+import numpy as np
+from PIL import Image
 
-from faceanon_engine.engine.bundle import Bundle, NetworkToWrite  # noqa: E402
-from faceanon_engine.engine.networks import InverterConfig, build  # noqa: E402
+from benchmarks.machine import describe
+from benchmarks.step_gpu import configurations
+from faceanon_engine.engine.models.bundle import Bundle
+from faceanon_engine.engine.models.write import NetworkToWrite, write_bundle
+from faceanon_engine.engine.networks.build import build
+from faceanon_engine.engine.networks.e4e import InverterConfig
 
 
-def write_bundle(folder: Path, tiny: bool) -> Bundle:
+def random_bundle(folder: Path, tiny: bool) -> Bundle:
     """Networks with random weights, as a bundle."""
     import torch
 
@@ -43,7 +44,7 @@ def write_bundle(folder: Path, tiny: bool) -> Bundle:
         "attribute_encoder": attribute,
     }
     networks = [NetworkToWrite(role, config, build(role, config).state_dict()) for role, config in configs.items()]
-    return Bundle.write(folder, folder.name, networks)
+    return write_bundle(folder, folder.name, networks)
 
 
 class Watch:
@@ -59,12 +60,12 @@ class Watch:
 def run_job(folder: Path, preset: str, format: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One job over the pictures in `folder`, and how quick it was."""
     import faceanon_engine
-    from faceanon_engine.engine.job import Observer
+    from faceanon_engine.engine.job.report import JobObserver
 
     watch = Watch()
 
-    class Timed(Observer):
-        def pool(self, done: int, total: int) -> None:
+    class Timed(JobObserver):
+        def progress(self, done: float, total: float | None, what: str = "") -> None:
             watch.pool_done = time.monotonic()
 
         def batch(self, size: int, step: int, steps: int) -> None:
@@ -124,7 +125,7 @@ def main() -> int:
     }
     with tempfile.TemporaryDirectory(prefix="faceanon-job-") as scratch:
         folder = Path(scratch)
-        write_bundle(folder / "networks", arguments.tiny)
+        random_bundle(folder / "networks", arguments.tiny)
         side = 32 if arguments.tiny else 1024
         (folder / "in").mkdir()
         random = np.random.default_rng(0)

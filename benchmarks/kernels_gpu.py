@@ -26,27 +26,27 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "kernels")]
 
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from attempts import attempted  # noqa: E402
-from machine import describe  # noqa: E402
-from torch import Tensor  # noqa: E402
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from faceanon_engine.engine.cuda_step import capture  # noqa: E402
-from faceanon_engine.engine.networks import stylegan2  # noqa: E402
-from faceanon_engine.engine.networks.stylegan2 import Generator, GeneratorConfig, ModulatedConv  # noqa: E402
-from faceanon_engine.kernels.cuda.compile import compile_source, find_nvcc, source_names  # noqa: E402
-from faceanon_engine.kernels.cuda.launch import CudaLauncher, Launcher  # noqa: E402
-from faceanon_engine.kernels.fir import blur, upsample  # noqa: E402
-from faceanon_engine.kernels.frozen_conv import dense_weight, frozen_conv  # noqa: E402
-from faceanon_engine.kernels.modulated_conv import epilogue  # noqa: E402
-from faceanon_engine.kernels.resize_crop import View, resize_crop, resize_crop_reference  # noqa: E402
-from faceanon_engine.kernels.styled_epilogue import RGB, styled_epilogue, styled_epilogue_reference  # noqa: E402
-from faceanon_engine.kernels.to_rgb import to_rgb, to_rgb_reference  # noqa: E402
-from faceanon_engine.kernels.token_loss import token_loss, token_loss_reference  # noqa: E402
-from faceanon_engine.kernels.up_epilogue import up_epilogue, up_epilogue_reference  # noqa: E402
+from benchmarks.attempts import attempted
+from benchmarks.machine import describe
+from faceanon_engine.engine.method.cuda_graph import capture
+from faceanon_engine.engine.networks import stylegan2
+from faceanon_engine.engine.networks.stylegan2 import Generator, GeneratorConfig
+from faceanon_engine.engine.networks.stylegan2_layers import ModulatedConv
+from faceanon_engine.kernels.cuda.compile import compile_source, find_nvcc, source_names
+from faceanon_engine.kernels.cuda.launch import CudaLauncher, Launcher
+from faceanon_engine.kernels.fir import blur, upsample
+from faceanon_engine.kernels.frozen_conv import dense_weight, frozen_conv
+from faceanon_engine.kernels.modulated_conv import epilogue
+from faceanon_engine.kernels.resize_crop import View, resize_crop, resize_crop_reference
+from faceanon_engine.kernels.styled_epilogue import RGB, styled_epilogue, styled_epilogue_reference
+from faceanon_engine.kernels.to_rgb import to_rgb, to_rgb_reference
+from faceanon_engine.kernels.token_loss import token_loss, token_loss_reference
+from faceanon_engine.kernels.up_epilogue import up_epilogue, up_epilogue_reference
 
 Variant = Callable[..., Sequence[Tensor | None]]
 
@@ -574,7 +574,7 @@ def copy_bandwidth(device: torch.device, clock: Clock, rehearse: bool) -> float:
 
 
 def rehearsal_launcher() -> Launcher:
-    from host_launcher import HostLauncher
+    from tests.kernels.host_launcher import HostLauncher
 
     return HostLauncher(Path(tempfile.mkdtemp(prefix="host-kernels-")))
 

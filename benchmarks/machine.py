@@ -12,7 +12,7 @@ def describe() -> dict[str, Any]:
     import numpy
     import torch
 
-    from faceanon_engine.engine.machine import cpu_model
+    from faceanon_engine.engine.system.cores import cpu_model
 
     found: dict[str, Any] = {
         "cpu": cpu_model(),

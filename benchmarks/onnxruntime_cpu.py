@@ -33,11 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from faceanon_engine.demo.people import HELD_OUT_SEED, sample_person
 from faceanon_engine.demo.render import render_codes
 from faceanon_engine.engine.bench.inputs import make_inputs
-from faceanon_engine.engine.bench.sessions import open_for_bench
-from faceanon_engine.engine.bundle import Bundle
-from faceanon_engine.engine.engine_cache import EngineCache
-from faceanon_engine.engine.machine import describe_machine
-from faceanon_engine.engine.measure import (
+from faceanon_engine.engine.bench.measure import (
     Budget,
     ProcessorLoad,
     Samples,
@@ -46,6 +42,10 @@ from faceanon_engine.engine.measure import (
     paired_ratio,
     summarise,
 )
+from faceanon_engine.engine.bench.sessions import open_for_bench
+from faceanon_engine.engine.models.bundle import Bundle
+from faceanon_engine.engine.sessions.cache import EngineCache
+from faceanon_engine.engine.system.machine import describe_machine
 from faceanon_engine.export.prepare import prepare
 
 Floats = npt.NDArray[np.float32]

@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
 
-from machine import describe  # noqa: E402
+from benchmarks.machine import describe
 
 
 def load(golden: Path) -> dict[str, Any]:
@@ -32,11 +31,9 @@ def load(golden: Path) -> dict[str, Any]:
 
     import torch
 
-    from faceanon_engine.engine.checkpoints import read_checkpoint
-    from faceanon_engine.engine.networks import build
-
-    sys.path.insert(0, str(golden))
-    from weights import make_state_dict  # type: ignore[import-not-found]
+    from faceanon_engine.engine.models.checkpoints.reading import read_checkpoint
+    from faceanon_engine.engine.networks.build import build
+    from tests.golden.weights import make_state_dict
 
     found: dict[str, Any] = {}
     for role, manifest, wrap in (
@@ -61,10 +58,10 @@ def load(golden: Path) -> dict[str, Any]:
 def time_engine(golden: Path, batch: int, steps: int, precision: str) -> list[float]:
     import torch
 
-    from faceanon_engine.engine.optimise import real_targets
-    from faceanon_engine.engine.precision import lowered
-    from faceanon_engine.engine.preset import PRESETS
-    from faceanon_engine.engine.step import Networks, StepSettings, begin, step
+    from faceanon_engine.engine.method.compare import real_targets
+    from faceanon_engine.engine.method.preset import PRESETS
+    from faceanon_engine.engine.method.step import StepSettings, begin, step
+    from faceanon_engine.engine.networks.precision import Networks, lowered
 
     found = load(golden)
     found.pop("rosinality")
@@ -91,7 +88,8 @@ def time_engine(golden: Path, batch: int, steps: int, precision: str) -> list[fl
 
 def time_plain(golden: Path, steps: int) -> list[float]:
     import torch
-    from plain_loop import PlainGenerator, plain_step
+
+    from benchmarks.plain_loop import PlainGenerator, plain_step
 
     networks = load(golden)
     generator = PlainGenerator(networks["rosinality"])
@@ -133,7 +131,7 @@ def main() -> None:
 
     if arguments.case:
         if arguments.case != "plain":
-            from faceanon_engine.engine.allocator import keep_freed_memory
+            from faceanon_engine.engine.system.allocator import keep_freed_memory
 
             keep_freed_memory()
         if arguments.case.startswith("plain"):

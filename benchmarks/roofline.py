@@ -51,7 +51,7 @@ def encoder_multiply_adds(identity_config: Any, attribute_config: Any) -> dict[s
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from faceanon_engine.engine.networks import build
+    from faceanon_engine.engine.networks.build import build
 
     found = {}
     for role, config in (("identity_encoder", identity_config), ("attribute_encoder", attribute_config)):
@@ -94,7 +94,7 @@ def measured_rates(device: str = "cuda", size: int = 8192) -> dict[str, float]:
     """What the device reaches: a large matrix product in each precision (TFLOP/s), a large copy (TB/s)."""
     import torch
 
-    from faceanon_engine.engine.precision import computing
+    from faceanon_engine.engine.networks.precision import computing
 
     found = {}
     for precision in ("fp32", "tf32", "fp16", "bf16"):

@@ -10,14 +10,10 @@ the official layouts. Times and memory do not depend on the weights' values; the
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "golden"))
-
-from stand_ins import imported
-
-from faceanon_engine.engine.bundle import Bundle, NetworkToWrite
+from faceanon_engine.engine.models.write import NetworkToWrite, write_bundle
+from tests.golden.stand_ins import imported
 
 CHECKPOINTS = ("stylegan2-rosinality-1024", "e4e-encoder-1024", "arcface-irse50-112", "farl-vit-b16")
 
@@ -30,7 +26,7 @@ def main() -> None:
     for name in CHECKPOINTS:
         found = imported(name)
         networks.append(NetworkToWrite(found.role, found.config, found.state_dict, {"origin": f"stand-in for {name}"}))
-    bundle = Bundle.write(folder, folder.name, networks, description="stand-in weights in the official shapes")
+    bundle = write_bundle(folder, folder.name, networks, description="stand-in weights in the official shapes")
     print(bundle.path)
 
 

@@ -15,7 +15,6 @@ import gc
 import json
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,33 +22,27 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
 
-import torch  # noqa: E402
-from attempts import attempted  # noqa: E402
-from machine import describe  # noqa: E402
-from plain_loop import PlainGenerator, plain_step  # noqa: E402
-from roofline import data_sheet, floors, measured_rates  # noqa: E402
+import torch
 
-from faceanon_engine.engine.continuous import (  # noqa: E402
-    PlainStepper,
-    Ticket,
-    make_lanes,
-    optimise_continuously,
-)
-from faceanon_engine.engine.cuda_step import GraphStepper, measured_capacity, stepper_for  # noqa: E402
-from faceanon_engine.engine.networks import (  # noqa: E402
-    AttributeEncoderConfig,
-    GeneratorConfig,
-    IdentityEncoderConfig,
-    build,
-)
-from faceanon_engine.engine.optimise import Targets, compare, real_targets  # noqa: E402
-from faceanon_engine.engine.precision import Precision, computing, lowered  # noqa: E402
-from faceanon_engine.engine.preset import PRESETS  # noqa: E402
-from faceanon_engine.engine.step import Networks, State, StepSettings, begin, draw  # noqa: E402
+from benchmarks.attempts import attempted
+from benchmarks.machine import describe
+from benchmarks.plain_loop import PlainGenerator, plain_step
+from benchmarks.roofline import data_sheet, floors, measured_rates
+from faceanon_engine.engine.choices import OptimisePrecision
+from faceanon_engine.engine.method.capacity import measured_capacity
+from faceanon_engine.engine.method.compare import Targets, compare, real_targets
+from faceanon_engine.engine.method.continuous import PlainStepper, Ticket, make_lanes, optimise_continuously
+from faceanon_engine.engine.method.cuda_graph import GraphStepper, stepper_for
+from faceanon_engine.engine.method.preset import PRESETS
+from faceanon_engine.engine.method.step import State, StepSettings, begin, draw
+from faceanon_engine.engine.networks.build import build
+from faceanon_engine.engine.networks.irse import IdentityEncoderConfig
+from faceanon_engine.engine.networks.precision import Networks, computing, lowered
+from faceanon_engine.engine.networks.stylegan2 import GeneratorConfig
+from faceanon_engine.engine.networks.vit import AttributeEncoderConfig
 
-PRECISIONS: tuple[Precision, ...] = ("bf16", "tf32", "fp16", "fp32")
+PRECISIONS: tuple[OptimisePrecision, ...] = ("bf16", "tf32", "fp16", "fp32")
 STEPS = 50
 
 
@@ -280,7 +273,7 @@ def capacity(networks: Networks, low: Networks, settings: StepSettings, device: 
     return measured_capacity(low, settings, image_state(networks, settings, device), limit=1024)
 
 
-def ends(networks: Networks, precisions: list[Precision], count: int, steps: int, device: torch.device) -> Any:
+def ends(networks: Networks, precisions: list[OptimisePrecision], count: int, steps: int, device: torch.device) -> Any:
     """Where whole optimisations of a few images end in each precision, judged in float32, against those in fp32."""
     config = networks.generator.config
     random = torch.Generator(device="cpu").manual_seed(2)

@@ -13,8 +13,8 @@ from faceanon_engine.cli import options
 from faceanon_engine.cli.console import ProgressObserver, error_console, output_console, print_about, print_json, say
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.config import JobSettings
-    from faceanon_engine.engine.job import WorkerFactory
+    from faceanon_engine.engine.job.run import WorkerFactory
+    from faceanon_engine.engine.job.settings import JobSettings
 
 
 @click.command()
@@ -34,7 +34,7 @@ def anonymize(context: click.Context, input: Path, output: Path, dry_run: bool, 
 
     Exit code: 0 done, 1 some inputs failed, 2 usage or environment, 130 interrupted.
     """
-    from faceanon_engine.engine import job
+    from faceanon_engine.engine.job import run as job
 
     settings = options.settings_of(context, input, output, flags)
     messages = error_console()
@@ -61,7 +61,7 @@ def _worker_for(settings: JobSettings, note: Callable[[str], None]) -> WorkerFac
         return None
     from functools import partial
 
-    from faceanon_engine.engine.worker import FalcoWorker
+    from faceanon_engine.engine.job.workers.falco import FalcoWorker
     from faceanon_engine.export.prepare import telling
 
     return partial(FalcoWorker, prepare=telling(note))

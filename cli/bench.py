@@ -19,10 +19,12 @@ from faceanon_engine.cli.numbers import NumberRange
 from faceanon_engine.cli.writable import refuse_unwritable
 from faceanon_engine.engine.bench.compare import compare_results, obstacles, read_result
 from faceanon_engine.engine.bench.plan import MODES
+from faceanon_engine.engine.choices import BACKENDS, PRECISIONS
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.preset import get_preset
-from faceanon_engine.engine.sessions.graphs import GRAPHS, PRECISIONS
-from faceanon_engine.engine.sessions.opening import BACKENDS, why_not
+from faceanon_engine.engine.method.preset import get_preset
+from faceanon_engine.engine.sessions.graphs import GRAPHS
+from faceanon_engine.engine.sessions.opening import why_not
+from faceanon_engine.engine.system.progress import Observer
 
 _BATCHES = (1, 2, 4, 8, 16, 32)
 _STEP_BATCHES = (1, 2, 4, 8)
@@ -218,15 +220,15 @@ def _measure(
     threads = flags["threads"]
     if threads is not None:
         _keep_to(threads)
+    from faceanon_engine.engine.bench.measure import Budget
     from faceanon_engine.engine.bench.plan import Plan
     from faceanon_engine.engine.bench.run import about_run, run_plan
     from faceanon_engine.engine.bench.sessions import open_for_bench
-    from faceanon_engine.engine.bundle import Bundle
-    from faceanon_engine.engine.measure import Budget
-    from faceanon_engine.engine.pipeline import resolve_device
+    from faceanon_engine.engine.models.bundle import Bundle
+    from faceanon_engine.engine.system.devices import resolve_for_torch
     from faceanon_engine.export.prepare import telling
 
-    device = _numbered(str(resolve_device(flags["device"])))
+    device = resolve_for_torch(flags["device"])
     seconds, batches = flags["seconds"], flags["batch"]
     plan = Plan(
         mode=mode,
@@ -252,7 +254,7 @@ def _measure(
         _refuse(old, about_run(bundle, plan), anyway)
     with _Progress() as progress:
         opener = partial(open_for_bench, prepare=telling(progress.note))
-        return run_plan(bundle, plan, opener, command=sys.argv[1:], say=progress.say)
+        return run_plan(bundle, plan, opener, command=sys.argv[1:], progress=progress.progress)
 
 
 def _refuse(old: dict[str, Any], new: dict[str, Any], anyway: bool) -> list[str]:
@@ -278,14 +280,6 @@ def _compare(old: dict[str, Any], new: dict[str, Any], fail_above: float | None,
     console.print()
     console.print(view_comparison(comparison, share, differences), markup=False)
     return 1 if share is not None and comparison.regressions(share) else 0
-
-
-def _numbered(device: str) -> str:
-    if device != "cuda":
-        return device
-    import torch
-
-    return f"cuda:{torch.cuda.current_device()}"
 
 
 def _keep_to(count: int) -> None:
@@ -314,10 +308,10 @@ def _check_output(path: Path) -> None:
 
 def _write(path: Path, result: dict[str, Any]) -> None:
     from faceanon_engine.cli.bench_view import draw
-    from faceanon_engine.engine.files import write_whole
+    from faceanon_engine.engine.system.files import write_atomic
 
     console = error_console()
-    write_whole(path, (json.dumps(result, indent=1) + "\n").encode())
+    write_atomic(path, (json.dumps(result, indent=1) + "\n").encode())
     console.print(f"result: {path}", markup=False)
     picture = path.with_suffix(".png")
     try:
@@ -326,11 +320,11 @@ def _write(path: Path, result: dict[str, Any]) -> None:
         console.print("no curve is drawn: pip install 'faceanon-engine[bench]' adds matplotlib", markup=False)
     else:
         if curve is not None:
-            write_whole(picture, curve)
+            write_atomic(picture, curve)
             console.print(f"curve:  {picture}", markup=False)
 
 
-class _Progress:
+class _Progress(Observer):
     """Shows what is being measured, drawn between turns only: a thread that draws would be measured with the rest."""
 
     def __init__(self) -> None:
@@ -358,7 +352,7 @@ class _Progress:
         """A line of its own, above what is being measured."""
         self._console.print(message, markup=False)
 
-    def say(self, what: str, done: int, total: int) -> None:
+    def progress(self, done: float, total: float | None, what: str = "") -> None:
         """What is being measured, and how many parts of it are done."""
         self._bar.update(self._task, description=what, completed=done, total=total)
         self._bar.refresh()

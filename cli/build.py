@@ -13,7 +13,7 @@ from faceanon_engine.cli.console import add_row, error_console, output_console, 
 from faceanon_engine.cli.numbers import NumberRange
 from faceanon_engine.cli.writable import refuse_unwritable
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.export.build import Watcher
+from faceanon_engine.export.build import BuildObserver
 
 if TYPE_CHECKING:
     from faceanon_engine.export.build import Built, Item, Request
@@ -140,8 +140,9 @@ def build(
     if inspect is not None:
         _show(inspect, as_json)
         return
-    from faceanon_engine.engine.bundle import Bundle
-    from faceanon_engine.engine.engine_cache import EngineCache, EngineOptions
+    from faceanon_engine.engine.models.bundle import Bundle
+    from faceanon_engine.engine.sessions.cache import EngineCache
+    from faceanon_engine.engine.sessions.engine_key import EngineOptions
     from faceanon_engine.export import build as building
 
     request = building.Request(
@@ -210,7 +211,7 @@ def _write_report(path: Path, bundle: Any, request: Request, built: list[Built])
     write_report(path, bundle, request, built, machine)
 
 
-class _Progress(Watcher):
+class _Progress(BuildObserver):
     """A bar for every item, on a terminal; elsewhere a line when it is done."""
 
     def __init__(self) -> None:
@@ -225,7 +226,7 @@ class _Progress(Watcher):
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._tasks: dict[Item, Any] = {}
+        self._task: Any = None
 
     def __enter__(self) -> _Progress:
         self._progress.start()
@@ -236,14 +237,14 @@ class _Progress(Watcher):
 
     def begin(self, item: Item) -> None:
         # How long exporting takes nobody knows beforehand: the bar moves, and fills when TensorRT tells its share.
-        self._tasks[item] = self._progress.add_task(item.title, total=None, detail="")
+        self._task = self._progress.add_task(item.title, total=None, detail="")
 
-    def share(self, item: Item, share: float) -> None:
-        self._progress.update(self._tasks[item], total=1.0, completed=share, detail=f"{100 * share:3.0f} %")
+    def progress(self, done: float, total: float | None, what: str = "") -> None:
+        self._progress.update(self._task, total=total, completed=done, detail=f"{100 * done:3.0f} %")
 
     def end(self, item: Item, built: Built) -> None:
         state = "failed" if built.error else "kept" if built.reused else f"{built.seconds:.1f} s"
-        self._progress.update(self._tasks[item], total=1.0, completed=1.0, detail=state)
+        self._progress.update(self._task, total=1.0, completed=1.0, detail=state)
         if self._progress.disable:
             say(self._console, f"{item.title}: {state}")
 

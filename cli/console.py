@@ -22,8 +22,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from faceanon_engine.engine.job import Observer
-from faceanon_engine.engine.printable import printable
+from faceanon_engine.engine.job.report import JobObserver
+from faceanon_engine.engine.system.printable import printable
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -74,16 +74,15 @@ class RateColumn(ProgressColumn):
         return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each", style="progress.data.speed")
 
 
-class ProgressObserver(Observer):
+class ProgressObserver(JobObserver):
     """Shows a job's progress on a terminal; says only what matters when there is none."""
 
     def __init__(self, console: Console, doing: str = "anonymizing") -> None:
         self._console = console
         self._doing = doing
         self._failed = 0
-        self._remaining = 0
         self._inputs: Any = None
-        self._pool: Any = None
+        self._long: Any = None
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
@@ -112,10 +111,10 @@ class ProgressObserver(Observer):
         # The rate and the time left are of this run: what was done before does not count.
         self._inputs = self._progress.add_task(self._doing, total=inputs - already, detail="", start=False)
 
-    def pool(self, done: int, total: int) -> None:
-        if self._pool is None:
-            self._pool = self._progress.add_task("making the pool", total=total, detail="")
-        self._progress.update(self._pool, completed=done, visible=done < total)
+    def progress(self, done: float, total: float | None, what: str = "") -> None:
+        if self._long is None:
+            self._long = self._progress.add_task(what, total=total, detail="")
+        self._progress.update(self._long, completed=done, visible=total is None or done < total)
 
     def batch(self, size: int, step: int, steps: int) -> None:
         self._progress.start_task(self._inputs)

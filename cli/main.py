@@ -18,8 +18,8 @@ from typing import NoReturn
 import click
 
 from faceanon_engine import __version__
-from faceanon_engine.engine.allocator import keep_freed_memory
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.system.allocator import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def main() -> None:
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         _leave(f"error: {where}{error.strerror or error}: free space there, or mend its rights", 2)
     except Exception as error:
-        from faceanon_engine.engine.sessions.failures import is_out_of_memory
+        from faceanon_engine.engine.system.memory import is_out_of_memory
 
         if is_out_of_memory(error):
             _leave("error: memory ran out: use a smaller --batch-size, other networks, or a machine with more", 2)
@@ -132,7 +132,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def _leave(message: str, code: int) -> NoReturn:
     """Say on stderr in one line why the program ends, with --json also on stdout, and exit."""
-    from faceanon_engine.engine.printable import printable
+    from faceanon_engine.engine.system.printable import printable
 
     if not message.startswith("Usage"):
         message = printable(" ".join(message.split()))

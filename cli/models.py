@@ -11,7 +11,6 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -20,12 +19,12 @@ from rich.table import Table
 
 from faceanon_engine.cli import options
 from faceanon_engine.cli.console import add_row, error_console, output_console, print_json, say
+from faceanon_engine.engine.choices import ROLES
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.models.write import write_bundle
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.bundle import NetworkToWrite
-
-_ROLES = ("generator", "inverter", "identity_encoder", "attribute_encoder")
+    from faceanon_engine.engine.models.write import NetworkToWrite
 
 
 @click.group()
@@ -41,7 +40,7 @@ def models() -> None:
     "roles",
     multiple=True,
     metavar="ROLE=FILE",
-    help=f"Take this network from that one of FILES, where several hold it ({', '.join(_ROLES)}).",
+    help=f"Take this network from that one of FILES, where several hold it ({', '.join(ROLES)}).",
 )
 @click.option(
     "--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True, help="Stored as."
@@ -65,19 +64,22 @@ def import_(
 
     e4e's file holds an inverter and a generator; a generator of its own file goes before that one.
     """
-    from faceanon_engine.engine.bundle import DEMO, MANIFEST, Bundle, NetworkToWrite, bundles_root, sha256_of
-    from faceanon_engine.engine.checkpoints import read_checkpoint
-    from faceanon_engine.engine.fetch import OFFICIAL
+    from faceanon_engine.engine.models.bundle import DEMO, MANIFEST
+    from faceanon_engine.engine.models.checkpoints.reading import read_checkpoint
+    from faceanon_engine.engine.models.official import OFFICIAL
+    from faceanon_engine.engine.models.write import NetworkToWrite
+    from faceanon_engine.engine.system.digests import sha256_of
+    from faceanon_engine.engine.system.home import home
 
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name == DEMO:
         raise UserError(f"{name!r} cannot name a bundle: use letters, digits, '-', '.' and '_', and not {DEMO!r}")
-    target = bundles_root() / name
+    target = home().bundles / name
     if (target / MANIFEST).exists() and not force:
         raise UserError(f"bundle {name!r} exists in {target}: choose another name, or replace it with --force")
     chosen = _assigned("--role", roles, files, of_file=False)
-    unknown = [role for role in chosen if role not in _ROLES]
+    unknown = [role for role in chosen if role not in ROLES]
     if unknown:
-        raise UserError(f"--role {unknown[0]}: a bundle holds {', '.join(_ROLES)}")
+        raise UserError(f"--role {unknown[0]}: a bundle holds {', '.join(ROLES)}")
     origins = _assigned("--url", urls, files, of_file=True)
     official = {file.name: file for file in OFFICIAL}
     found: dict[str, list[tuple[Path, NetworkToWrite]]] = {}
@@ -100,13 +102,13 @@ def import_(
     for role, file_name in chosen.items():
         if role not in found:
             raise UserError(f"--role {role}={file_name}: none of the files holds a {role}")
-    bundle = Bundle.write(target, name, networks_to_write, dtype=dtype)
+    bundle = write_bundle(target, name, networks_to_write, dtype=dtype)
     if as_json:
         print_json(
             {"name": bundle.name, "path": str(bundle.path), "digest": bundle.digest, "networks": bundle.networks}
         )
         return
-    for role in _ROLES:
+    for role in ROLES:
         origin = bundle.networks[role]["source"]
         say(output_console(), f"{role}: {origin['file']} ({origin['format']})")
     say(output_console(), f"bundle {name}: {bundle.path} ({bundle.digest[:12]})")
@@ -149,7 +151,7 @@ def _choose(role: str, offers: list[tuple[Path, NetworkToWrite]], file: str | No
 @options.log_level
 def list_(as_json: bool) -> None:
     """List the bundles: installed ones and the demo's."""
-    from faceanon_engine.engine.bundle import DEMO, Bundle, demo_path, installed
+    from faceanon_engine.engine.models.bundle import DEMO, Bundle, demo_path, installed
 
     rows: list[dict[str, Any]] = []
     for name, path in [*installed().items(), (DEMO, demo_path())]:
@@ -161,8 +163,8 @@ def list_(as_json: bool) -> None:
         else:
             row["digest"] = bundle.digest
             row["resolution"] = bundle.resolution
-            row["bytes"] = sum(bundle.networks[role]["bytes"] for role in _ROLES)
-            row["networks"] = {role: bundle.networks[role]["source"] for role in _ROLES}
+            row["bytes"] = sum(bundle.networks[role]["bytes"] for role in ROLES)
+            row["networks"] = {role: bundle.networks[role]["source"] for role in ROLES}
         rows.append(row)
     if as_json:
         print_json({"bundles": rows})
@@ -186,7 +188,7 @@ def list_(as_json: bool) -> None:
 @options.log_level
 def verify(bundle: str | None, as_json: bool) -> int:
     """Check every file of BUNDLE (name or directory) against its sha256; exit code 1 when one is damaged."""
-    from faceanon_engine.engine.bundle import Bundle
+    from faceanon_engine.engine.models.bundle import Bundle
 
     opened = Bundle.open(bundle, check_files=False)
     problems = opened.verify()
@@ -218,7 +220,8 @@ def fetch(names: tuple[str, ...], folder: Path, as_json: bool) -> int:
 
     Goes on with what an interrupted download left. Says which files have to be placed by hand, and exits with 2 then.
     """
-    from faceanon_engine.engine.fetch import OFFICIAL, fetch_official
+    from faceanon_engine.engine.models.download import fetch_official
+    from faceanon_engine.engine.models.official import OFFICIAL
 
     known = {file.name: file for file in OFFICIAL}
     unknown = [name for name in names if name not in known]
@@ -246,7 +249,9 @@ def fetch(names: tuple[str, ...], folder: Path, as_json: bool) -> int:
                 with Progress(*columns, console=messages, disable=not messages.is_terminal) as progress:
                     task = progress.add_task(name, total=None)
 
-                    def report(done: int, total: int | None, bar: Progress = progress, number: TaskID = task) -> None:
+                    def report(
+                        done: float, total: float | None, what: str = "", bar: Any = progress, number: Any = task
+                    ) -> None:
                         bar.update(number, completed=done, total=total)
 
                     fetched = fetch_official(file, folder, progress=report)

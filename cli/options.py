@@ -10,18 +10,10 @@ from typing import Any, TypeVar
 import click
 
 from faceanon_engine.cli.console import LOG_LEVELS, set_log_level
-from faceanon_engine.engine.config import (
-    ALIGNMENTS,
-    BACKENDS,
-    FORMATS,
-    METRICS,
-    OPTIMISE_PRECISIONS,
-    PRECISIONS,
-    JobSettings,
-    job_settings,
-    read_config,
-)
-from faceanon_engine.engine.preset import PRESETS
+from faceanon_engine.engine.choices import ALIGNMENTS, BACKENDS, IMAGE_FORMATS, METRICS, OPTIMISE_PRECISIONS, PRECISIONS
+from faceanon_engine.engine.job.config_file import read_config
+from faceanon_engine.engine.job.settings import JobSettings, job_settings
+from faceanon_engine.engine.method.preset import PRESETS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -142,7 +134,7 @@ _JOB_OPTIONS = (
         metavar="PIXELS",
     ),
     align,
-    _setting("--format", "Of the results.", FORMATS, chosen="the preset's, png for falco"),
+    _setting("--format", "Of the results.", IMAGE_FORMATS, chosen="the preset's, png for falco"),
     _setting(
         "--quality", "Of jpeg and webp.", click.IntRange(1, 100), chosen="the preset's, 95 for falco", metavar="1..100"
     ),

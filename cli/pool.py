@@ -44,10 +44,10 @@ def create(
     as_json: bool,
 ) -> None:
     """Make a pool, or go on with one whose making was interrupted."""
-    from faceanon_engine.engine.bundle import Bundle
-    from faceanon_engine.engine.pipeline import Stages
-    from faceanon_engine.engine.pool import PoolSpec
-    from faceanon_engine.engine.preset import get_preset
+    from faceanon_engine.engine.method.falco import Stages
+    from faceanon_engine.engine.method.pool import PoolSpec
+    from faceanon_engine.engine.method.preset import get_preset
+    from faceanon_engine.engine.models.bundle import Bundle
 
     opened = Bundle.open(bundle)
     spec = PoolSpec(opened.digest, size, truncation, seed)
@@ -63,7 +63,7 @@ def create(
             messages,
             {"device": str(stages.device), **stages.runs.about(), "bundle": f"{opened.name} ({opened.digest[:12]})"},
         )
-        made = stages.pool(spec, progress=observer.pool, batch_size=batch_size)
+        made = stages.pool(spec, progress=observer.progress, batch_size=batch_size)
     if as_json:
         print_json({"path": str(made.path), "size": made.size, "digest": made.digest})
     else:
@@ -75,7 +75,8 @@ def create(
 @options.log_level
 def list_(as_json: bool) -> None:
     """List the finished pools."""
-    from faceanon_engine.engine.pool import list_pools, pools_root
+    from faceanon_engine.engine.method.pool import list_pools
+    from faceanon_engine.engine.system.home import home
 
     pools = list_pools()
     if as_json:
@@ -96,7 +97,7 @@ def list_(as_json: bool) -> None:
         return
     console = output_console()
     if not pools:
-        say(console, f"no pools in {pools_root()}")
+        say(console, f"no pools in {home().pools}")
     for found in pools:
         say(
             console,

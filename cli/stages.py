@@ -23,11 +23,11 @@ from faceanon_engine.cli.console import ProgressObserver, error_console, output_
 from faceanon_engine.engine.errors import UserError
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.bundle import Bundle
-    from faceanon_engine.engine.forward import ForwardStages, Runs
-    from faceanon_engine.engine.pool import Pool, PoolSpec
-    from faceanon_engine.engine.preset import Preset
+    from faceanon_engine.engine.method.pool import Pool, PoolSpec
+    from faceanon_engine.engine.method.preset import Preset
+    from faceanon_engine.engine.models.bundle import Bundle
     from faceanon_engine.engine.sessions.opening import Prepare
+    from faceanon_engine.engine.sessions.runs import ForwardStages, Runs
 
 Arrays = dict[str, npt.NDArray[Any]]
 _SUFFIXES = (".npz", ".safetensors")
@@ -63,16 +63,17 @@ class Opened:
 
     def pool(self, spec: PoolSpec, observer: ProgressObserver) -> Pool:
         """The pool of that specification, made where it is missing, which needs Torch."""
-        from faceanon_engine.engine.pool import Pool, pools_root
+        from faceanon_engine.engine.method.pool import Pool
+        from faceanon_engine.engine.system.home import home
 
         recipe, precision = self.preset.pairing_generated, self.runs.precision
         try:
-            found = Pool.open(pools_root() / spec.directory_name)
+            found = Pool.open(home().pools / spec.directory_name)
             if found.spec == spec and found.has_embedding(recipe, precision):
                 return found
         except UserError:
             pass
-        from faceanon_engine.engine.pipeline import Stages
+        from faceanon_engine.engine.method.falco import Stages
 
         stages = Stages(
             self.bundle,
@@ -82,7 +83,7 @@ class Opened:
             precision=precision,
             prepare=_prepare(self.runs.backend, observer),
         )
-        return stages.pool(spec, progress=observer.pool)
+        return stages.pool(spec, progress=observer.progress)
 
 
 def stage_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -168,8 +169,8 @@ def pair(
     INPUT is images, or a file that `extract` wrote. neighbour_id int64 [N, K] counts the pool's faces,
     neighbour_distance float64 [N, K].
     """
-    from faceanon_engine.engine.pairing import NearestNeighbours
-    from faceanon_engine.engine.pool import choose_spec
+    from faceanon_engine.engine.method.pairing import NearestNeighbours
+    from faceanon_engine.engine.method.pool import choose_spec
 
     _checked_suffix(out)
     if pool_size is not None and neighbours > pool_size:
@@ -220,9 +221,9 @@ def _run(
 
 
 def _open(flags: dict[str, Any], observer: ProgressObserver) -> Opened:
-    from faceanon_engine.engine.bundle import Bundle
-    from faceanon_engine.engine.forward import of_bundle, settle
-    from faceanon_engine.engine.preset import get_preset
+    from faceanon_engine.engine.method.preset import get_preset
+    from faceanon_engine.engine.models.bundle import Bundle
+    from faceanon_engine.engine.sessions.runs import of_bundle, settle
 
     bundle, preset = Bundle.open(flags["bundle"]), get_preset(flags["preset"])
     runs = settle(flags["backend"], flags["precision"], flags["device"])
@@ -245,10 +246,12 @@ def _table(
     observer: ProgressObserver,
 ) -> tuple[Table, list[dict[str, str]]]:
     """Run a stage over all faces of the inputs; inputs that cannot be used are returned beside, with the reason."""
-    from faceanon_engine.engine.forward import choose_batch_size, from_uint8
-    from faceanon_engine.engine.images import InputError, find_inputs, left_out
-    from faceanon_engine.engine.printable import readable
-    from faceanon_engine.engine.reader import Reader, ahead, thread_count, threads
+    from faceanon_engine.engine.datasets.folder import find_inputs, left_out
+    from faceanon_engine.engine.datasets.reader import Reader, ahead, thread_count, threads
+    from faceanon_engine.engine.errors import InputError
+    from faceanon_engine.engine.images.pixels import from_uint8
+    from faceanon_engine.engine.method.capacity import choose_batch_size
+    from faceanon_engine.engine.system.printable import readable
 
     flags = opened.flags
     files = list(find_inputs(input))[: flags["limit"]]
@@ -302,7 +305,7 @@ def _checked_suffix(out: Path) -> None:
 
 def write_table(out: Path, table: Table) -> None:
     """Write a table under its name's format; it appears whole or not at all. Raises UserError when it cannot."""
-    from faceanon_engine.engine.files import write_result
+    from faceanon_engine.engine.system.files import write_result
 
     if out.suffix.lower() == ".npz":
         stream = io.BytesIO()

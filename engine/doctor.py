@@ -110,7 +110,7 @@ def _onnxruntime(provider: str) -> str:
         raise RuntimeError(
             f"this onnxruntime is built without {provider}: install onnxruntime-gpu instead of onnxruntime"
         )
-    from faceanon_engine.engine.detect import _WEIGHTS
+    from faceanon_engine.engine.images.detect import _WEIGHTS
     from faceanon_engine.engine.sessions.onnxruntime_session import open_strictly
 
     options = onnxruntime.SessionOptions()
@@ -128,10 +128,10 @@ def _tensorrt(backend: str) -> str:
 
     import numpy as np
 
-    from faceanon_engine.engine.sessions.cuda_driver import gpus
     from faceanon_engine.engine.sessions.graphs import TensorSpec
     from faceanon_engine.engine.sessions.session import Profile
     from faceanon_engine.engine.sessions.tensorrt_session import TensorRTSession, load_module
+    from faceanon_engine.engine.system.cuda_driver import gpus
 
     trt = load_module(backend)
     here = gpus()
@@ -190,12 +190,13 @@ def _fused_kernels() -> str:
     """Run one of the optimisation's kernels and look at the result."""
     import torch
 
+    from faceanon_engine.engine.system.home import home
     from faceanon_engine.kernels.cuda.launch import CudaLauncher
     from faceanon_engine.kernels.token_loss import token_loss, token_loss_reference
 
     if not torch.cuda.is_available():
         raise RuntimeError("no GPU that PyTorch can use; without one PyTorch's own operations run")
-    launcher = CudaLauncher(torch.device("cuda"))
+    launcher = CudaLauncher(torch.device("cuda"), home().kernels)
     tokens = torch.linspace(-1, 1, 2 * 5 * 24, device=launcher.device).view(2, 5, 24)
     reference = tokens.flip(1)
     found, expected = token_loss(tokens, reference, launcher=launcher), token_loss_reference(tokens, reference)
@@ -205,7 +206,7 @@ def _fused_kernels() -> str:
 
 
 def _devices() -> list[str]:
-    from faceanon_engine.engine.sessions.cuda_driver import gpus
+    from faceanon_engine.engine.system.cuda_driver import gpus
 
     return ["cpu", *(f"cuda:{gpu.index}" for gpu in gpus())]
 
@@ -222,7 +223,7 @@ def _automatic(device: str) -> str:
 def _detector() -> str:
     import numpy as np
 
-    from faceanon_engine.engine.detect import FaceDetector
+    from faceanon_engine.engine.images.detect import FaceDetector
 
     FaceDetector().detect(np.zeros((64, 64, 3), np.uint8))
     return "CenterFace"
@@ -248,8 +249,8 @@ def _backend(trial: Callable[[], str]) -> dict[str, Any]:
 
 
 def _bundles() -> list[dict[str, Any]]:
-    from faceanon_engine.engine.bundle import DEMO, Bundle, demo_path, installed
     from faceanon_engine.engine.errors import UserError
+    from faceanon_engine.engine.models.bundle import DEMO, Bundle, demo_path, installed
 
     found = []
     for name, path in [*installed().items(), (DEMO, demo_path())]:
@@ -269,9 +270,9 @@ def _memory() -> dict[str, int]:
 
 
 def _disk() -> dict[str, Any]:
-    from faceanon_engine.engine.pool import pools_root
+    from faceanon_engine.engine.system.home import home
 
-    path = pools_root()
+    path = home().pools
     while not path.exists() and path != path.parent:
         path = path.parent
     usage = shutil.disk_usage(path)

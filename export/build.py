@@ -12,21 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from faceanon_engine.engine.bundle import ROLES, Bundle
-from faceanon_engine.engine.engine_cache import EngineCache, EngineOptions, Entry, runs_on
+from faceanon_engine.engine.bench.measure import Budget, host_probe, measure_interleaved, resident_peak, summarise
+from faceanon_engine.engine.choices import ROLES, ImageInput, Precision
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.files import write_whole
-from faceanon_engine.engine.measure import (
-    Budget,
-    host_probe,
-    measure_interleaved,
-    resident_peak,
-    summarise,
-    would_not_fit,
-)
-from faceanon_engine.engine.sessions.cuda_driver import Gpu, gpus
-from faceanon_engine.engine.sessions.failures import OutOfMemory, first_line
-from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, ImageInput, Precision, get_graph
+from faceanon_engine.engine.models.bundle import Bundle
+from faceanon_engine.engine.sessions.cache import EngineCache, Entry
+from faceanon_engine.engine.sessions.engine_key import EngineOptions, runs_on
+from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, get_graph
 from faceanon_engine.engine.sessions.opening import (
     Wanted,
     check_names,
@@ -38,6 +30,11 @@ from faceanon_engine.engine.sessions.opening import (
 )
 from faceanon_engine.engine.sessions.session import Profile, Session
 from faceanon_engine.engine.sessions.tensorrt_session import load_module
+from faceanon_engine.engine.system.cuda_driver import Gpu, gpus
+from faceanon_engine.engine.system.files import write_atomic
+from faceanon_engine.engine.system.memory import OutOfMemory, would_not_fit
+from faceanon_engine.engine.system.printable import first_line
+from faceanon_engine.engine.system.progress import Observer
 from faceanon_engine.export.prepare import prepare_engine
 from faceanon_engine.export.tensorrt import architectures
 
@@ -109,14 +106,11 @@ class Built:
     """Why it could not be built."""
 
 
-class Watcher:
-    """What is told while building; every method may be overridden, none needs to be."""
+class BuildObserver(Observer):
+    """What building is watched by; the progress it is told is the share of the item that began last, of 1."""
 
     def begin(self, item: Item) -> None:
         """An item begins; what follows it may be long."""
-
-    def share(self, item: Item, share: float) -> None:
-        """The share of the item that is done, 0 to 1."""
 
     def end(self, item: Item, built: Built) -> None:
         """An item is done, or could not be."""
@@ -181,23 +175,23 @@ def _buildable(backend: str, gpu: Gpu | None) -> bool:
 
 
 def run(
-    bundle: Bundle, request: Request, items: Sequence[Item], cache: EngineCache, watcher: Watcher | None = None
+    bundle: Bundle, request: Request, items: Sequence[Item], cache: EngineCache, observer: BuildObserver | None = None
 ) -> list[Built]:
     """Build the items; one that cannot be built has its error, and the others are built all the same."""
-    watcher = watcher or Watcher()
+    observer = observer or BuildObserver()
     exporter = _Exporter(bundle, request, cache)
     found: list[Built] = []
     for item in items:
-        watcher.begin(item)
+        observer.begin(item)
         started = time.monotonic()
         try:
-            built = _build(bundle, request, item, cache, exporter, watcher)
+            built = _build(bundle, request, item, cache, exporter, observer)
         except Exception as error:
             logger.debug("%s cannot be built", item.title, exc_info=True)
             seconds = time.monotonic() - started
             built = Built(**_names(item), path=None, bytes=None, seconds=seconds, reused=False, error=_told(error))
         found.append(built)
-        watcher.end(item, built)
+        observer.end(item, built)
     return found
 
 
@@ -262,7 +256,7 @@ class _Exporter:
 
 
 def _build(
-    bundle: Bundle, request: Request, item: Item, cache: EngineCache, exporter: _Exporter, watcher: Watcher
+    bundle: Bundle, request: Request, item: Item, cache: EngineCache, exporter: _Exporter, observer: BuildObserver
 ) -> Built:
     artifact, exported = exporter.artifact(item.graph, item.precision)
     reached = artifact.reached
@@ -283,10 +277,10 @@ def _build(
     else:
         built_now = False
 
-        def progress(share: float) -> None:
+        def progress(done: float, total: float | None, what: str = "") -> None:
             nonlocal built_now
             built_now = True
-            watcher.share(item, share)
+            observer.progress(done, total, item.title)
 
         entry = prepare_engine(
             artifact,
@@ -389,6 +383,6 @@ def write_report(path: Path, bundle: Bundle, request: Request, built: Sequence[B
         "built": [asdict(each) for each in built],
     }
     try:
-        write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+        write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror or error}): give another --report") from None

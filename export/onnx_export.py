@@ -12,7 +12,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,25 +20,18 @@ import torch
 from onnx import ModelProto, TensorProto, external_data_helper, helper
 from torch import nn
 
+from faceanon_engine.engine.choices import PRECISIONS, ImageInput, Precision
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.files import write_whole
-from faceanon_engine.engine.sessions.failures import first_line
-from faceanon_engine.engine.sessions.graphs import (
-    BATCH,
-    PRECISIONS,
-    Artifact,
-    ImageInput,
-    Precision,
-    TensorSpec,
-    artifact_name,
-    digest_of,
-    get_graph,
-)
+from faceanon_engine.engine.sessions.graphs import BATCH, Artifact, TensorSpec, artifact_name, get_graph
+from faceanon_engine.engine.system.digests import sha256_of_all
+from faceanon_engine.engine.system.files import write_atomic
+from faceanon_engine.engine.system.packages import OURS, versions_of
+from faceanon_engine.engine.system.printable import first_line
 from faceanon_engine.export.precision import to_precision
 from faceanon_engine.export.wrappers import Float32Island, wrap
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.bundle import Bundle
+    from faceanon_engine.engine.models.bundle import Bundle
 
 OPSET = 20
 # Weights of more than this lie in a file of their own: a graph with all in it must stay well below protobuf's 2 GB, and
@@ -229,7 +221,7 @@ def staged(
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}): free space, check rights") from None
     try:
-        tools = _versions(["faceanon-engine", "torch", "onnx", "onnxscript", *(["onnxslim"] if slim else [])])
+        tools = versions_of([OURS, "torch", "onnx", "onnxscript", *(["onnxslim"] if slim else [])])
         _describe(model, traced, precision, bundle_digest)
         data = _write(model, temporary / f"{stem}.onnx")
         path = temporary / f"{stem}.onnx"
@@ -237,7 +229,7 @@ def staged(
             graph=traced.graph,
             precision=precision,
             path=path,
-            sha256=digest_of((path, *(temporary / name for name in data))),
+            sha256=sha256_of_all((path, *(temporary / name for name in data))),
             bundle_digest=bundle_digest,
             inputs={value.name: _spec(value) for value in model.graph.input},
             outputs={value.name: _spec(value) for value in model.graph.output},
@@ -400,14 +392,14 @@ def _describe(model: ModelProto, traced: Traced, precision: Precision, bundle_di
         },
     )
     model.producer_name = "faceanon-engine"
-    model.producer_version = _versions(["faceanon-engine"]).get("faceanon-engine", "")
+    model.producer_version = versions_of(["faceanon-engine"]).get("faceanon-engine", "")
     del model.graph.value_info[:]
 
 
 def _write(model: ModelProto, path: Path) -> tuple[str, ...]:
     """Write the graph; returns the names of the files that hold its weights, if they are not in it."""
     if _weight_bytes(model) <= EXTERNAL_BYTES:
-        write_whole(path, model.SerializeToString(deterministic=True))
+        write_atomic(path, model.SerializeToString(deterministic=True))
         return ()
     import hashlib
 
@@ -427,7 +419,7 @@ def _write(model: ModelProto, path: Path) -> tuple[str, ...]:
             tensor.ClearField("raw_data")
         stream.flush()
         os.fsync(stream.fileno())
-    write_whole(path, model.SerializeToString(deterministic=True))
+    write_atomic(path, model.SerializeToString(deterministic=True))
     return (data,)
 
 
@@ -436,14 +428,6 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     names: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
     shape = tuple(BATCH if each.dim_param else int(each.dim_value) for each in kind.shape.dim)
     return TensorSpec(names[kind.elem_type], shape)
-
-
-def _versions(packages: list[str]) -> dict[str, str]:
-    found = {}
-    for name in packages:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from faceanon_engine.engine.choices import Precision
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.sessions.graphs import Precision
 
 TYPES: dict[Precision, int] = {
     "fp32": TensorProto.FLOAT,

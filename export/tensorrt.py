@@ -14,17 +14,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from faceanon_engine.engine.engine_cache import PORTABLE, EngineKey
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.files import write_whole
-from faceanon_engine.engine.sessions.cuda_driver import Gpu
-from faceanon_engine.engine.sessions.failures import says_out_of_memory
+from faceanon_engine.engine.sessions.engine_key import PORTABLE, EngineKey
 from faceanon_engine.engine.sessions.graphs import BATCH, Artifact
 from faceanon_engine.engine.sessions.tensorrt_session import interrupts_kept, make_logger
+from faceanon_engine.engine.system.cuda_driver import Gpu
+from faceanon_engine.engine.system.files import write_atomic
+from faceanon_engine.engine.system.memory import says_out_of_memory
+from faceanon_engine.engine.system.progress import Observer, Progress
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[float], None]
 """Told the share of the work that is done, 0 to 1, never falling."""
 
 
@@ -89,7 +89,7 @@ def build_engine(
     or a flag that the backend does not serve stops the build.
     """
     with interrupts_kept() as interrupted:
-        return _build(artifact, key, trt, progress or (lambda _share: None), timing_cache, interrupted)
+        return _build(artifact, key, trt, progress or Observer().progress, timing_cache, interrupted)
 
 
 def _build(
@@ -132,7 +132,7 @@ def _build(
         raise _build_error(artifact, key, told)
     if timings is not None and timing_cache is not None:
         _save_timings(config, timing_cache)
-    progress(1.0)
+    progress(1.0, 1.0)
     details = {
         "seconds": time.monotonic() - started,
         "layers": [asdict(layer) for layer in layers],
@@ -203,7 +203,7 @@ def _load_timings(config: Any, key: EngineKey, path: Path | None) -> Any:
 def _save_timings(config: Any, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, bytes(config.get_timing_cache().serialize()))
+        write_atomic(path, bytes(config.get_timing_cache().serialize()))
     except OSError as error:
         logger.info("%s cannot be written: %s", path, error)
 
@@ -302,7 +302,7 @@ def make_monitor(trt: Any, progress: Progress, interrupted: Callable[[], bool]) 
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             self.phases.step(phase_name, step)
-            progress(self.phases.share)
+            progress(self.phases.share, 1.0)
             return not interrupted()
 
         def phase_finish(self, phase_name: str) -> None:

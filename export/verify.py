@@ -11,7 +11,6 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,18 +20,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from faceanon_engine.engine.choices import Precision
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.features import from_uint8, to_uint8
-from faceanon_engine.engine.networks import Generator
-from faceanon_engine.engine.sessions.failures import first_line
-from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, Precision, Tolerance
+from faceanon_engine.engine.images.pixels import from_uint8, to_uint8
+from faceanon_engine.engine.networks.stylegan2 import Generator
+from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, Tolerance
+from faceanon_engine.engine.system.packages import version_of
+from faceanon_engine.engine.system.printable import first_line
 from faceanon_engine.export.precision import expose, rounded
 from faceanon_engine.export.wrappers import run_network, wrap
 
 if TYPE_CHECKING:
     import onnxruntime
 
-    from faceanon_engine.engine.bundle import Bundle
+    from faceanon_engine.engine.models.bundle import Bundle
 
 Array = npt.NDArray[Any]
 
@@ -156,7 +157,7 @@ def _verify(
         "findings": [asdict(each) for each in findings],
         "not_run": not_run,
     }
-    tools = {**artifact.tools, "onnxruntime": _runtime_version()}
+    tools = {**artifact.tools, "onnxruntime": version_of("onnxruntime", "onnxruntime-gpu") or "unknown"}
     return Report(replace(artifact, asked=tolerance, reached=reached, tools=tools), tuple(findings), not_run)
 
 
@@ -260,7 +261,7 @@ def _pictures(bundle: Bundle, side: int) -> Array:
     """Pictures float32 [N, 3, side, side]: the samples that come with the source, or the generator's own."""
     from PIL import Image, ImageOps
 
-    from faceanon_engine.engine.bundle import demo_path
+    from faceanon_engine.engine.models.bundle import demo_path
 
     files = sorted((demo_path().parent / "samples").glob("person-*.*"))[:8]
     if files:
@@ -418,12 +419,3 @@ def _miss(artifact: Artifact, network: nn.Module, values: Array, finding: Findin
     what = f"graph {artifact.graph} in {artifact.precision} misses its tolerance on {finding.inputs} inputs"
     advice = {"fp32": "export it again", "fp16": "use --precision bf16 or fp32", "bf16": "use --precision fp16 or fp32"}
     return f"{what} ({finding.run}): {error}; {where}: {advice[artifact.precision]}"
-
-
-def _runtime_version() -> str:
-    for package in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            return version(package)
-        except Exception:
-            continue
-    return ""

@@ -17,7 +17,7 @@ ALLOWED = {
     "export": {"kernels", "engine"},
     "demo": {"kernels", "engine"},
     "cli": {"kernels", "engine", "export", "demo"},
-    "api": {"engine"},
+    "faceanon_engine": {"engine"},
 }
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from gpu_all import LEAST_SECONDS, ROOT, Part, headline, parts, run
+from benchmarks.gpu_all import LEAST_SECONDS, ROOT, Part, headline, parts, run
 
 
 def outcome(folder: Path, program: str, seconds: float) -> dict[str, object]:

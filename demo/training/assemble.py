@@ -25,8 +25,13 @@ from faceanon_engine.demo.training.common import (
     load_average,
 )
 from faceanon_engine.demo.training.inverter import average_code
-from faceanon_engine.engine.bundle import MANIFEST, Bundle, NetworkToWrite, sha256_of
-from faceanon_engine.engine.networks import AttributeEncoder, Generator, IdentityEncoder, Inverter
+from faceanon_engine.engine.models.bundle import MANIFEST
+from faceanon_engine.engine.models.write import NetworkToWrite, write_bundle
+from faceanon_engine.engine.networks.e4e import Inverter
+from faceanon_engine.engine.networks.irse import IdentityEncoder
+from faceanon_engine.engine.networks.stylegan2 import Generator
+from faceanon_engine.engine.networks.vit import AttributeEncoder
+from faceanon_engine.engine.system.digests import sha256_of
 
 HEAD = "attribute_head.safetensors"
 
@@ -62,7 +67,7 @@ def main() -> None:
         trained = _trained(arguments.runs / run)
         notes[role] = {"steps": trained["steps"], "training_seconds": trained["seconds"]}
     head = _trained(arguments.runs / "attributes")["networks"]
-    bundle = Bundle.write(
+    bundle = write_bundle(
         arguments.bundle,
         "demo",
         networks,

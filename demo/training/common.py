@@ -18,12 +18,10 @@ from torch import Tensor, nn
 
 from faceanon_engine.demo.people import SIZE
 from faceanon_engine.demo.training.dataset import CHUNK
-from faceanon_engine.engine.networks import (
-    AttributeEncoderConfig,
-    GeneratorConfig,
-    IdentityEncoderConfig,
-    InverterConfig,
-)
+from faceanon_engine.engine.networks.e4e import InverterConfig
+from faceanon_engine.engine.networks.irse import IdentityEncoderConfig
+from faceanon_engine.engine.networks.stylegan2 import GeneratorConfig
+from faceanon_engine.engine.networks.vit import AttributeEncoderConfig
 
 RESOLUTION = 64
 GENERATOR = GeneratorConfig(

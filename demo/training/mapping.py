@@ -16,7 +16,8 @@ from torch import Tensor
 
 from faceanon_engine.demo.people import describe
 from faceanon_engine.demo.render import _colours, _hsv
-from faceanon_engine.engine.networks.stylegan2 import EqualizedLinear, Mapping
+from faceanon_engine.engine.networks.stylegan2 import Mapping
+from faceanon_engine.engine.networks.stylegan2_layers import EqualizedLinear
 
 # What 64 pixels hardly show, and what other quantities say already.
 FAINT = ("gaze_x", "gaze_y", "glasses_tint", "pucker", "eye_colour", "wide", "brow_down", "ear_size", "neck_width")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from faceanon_engine.engine.bench.measure import drift
 from faceanon_engine.engine.bench.plan import SCHEMA, SCHEMA_VERSION
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.machine import fingerprint
-from faceanon_engine.engine.measure import drift
+from faceanon_engine.engine.system.machine import fingerprint
 
 _LISTS = ("sessions", "steps", "left_out", "notes")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from faceanon_engine.engine.measure import Samples, notes_on, summarise, thinned
+from faceanon_engine.engine.bench.measure import Samples, notes_on, summarise, thinned
 
 KEPT_SAMPLES = 200
 """Samples that an entry keeps; statistics are over all of them."""

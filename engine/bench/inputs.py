@@ -10,7 +10,7 @@ import numpy.typing as npt
 from faceanon_engine.engine.sessions.graphs import get_graph, signature
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.bundle import Bundle
+    from faceanon_engine.engine.models.bundle import Bundle
 
 Floats = npt.NDArray[np.float32]
 

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from faceanon_engine.engine.bench.entries import left_out
 from faceanon_engine.engine.bench.inputs import make_inputs
-from faceanon_engine.engine.bench.plan import Opener, Plan, Say
+from faceanon_engine.engine.bench.measure import resident, resident_peak
+from faceanon_engine.engine.bench.plan import Opener, Plan
 from faceanon_engine.engine.bench.sessions import cases_of, open_for_bench
 from faceanon_engine.engine.bench.step import StepRun, step_networks
-from faceanon_engine.engine.measure import resident, resident_peak
-from faceanon_engine.engine.preset import Preset
-from faceanon_engine.engine.sessions.graphs import Precision
+from faceanon_engine.engine.choices import Precision
+from faceanon_engine.engine.method.preset import Preset
+from faceanon_engine.engine.system.progress import Progress
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.bundle import Bundle
+    from faceanon_engine.engine.models.bundle import Bundle
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def add_memory(
     sessions: list[dict[str, Any]],
     steps: list[dict[str, Any]],
     missing: list[dict[str, Any]],
-    tell: Say,
+    progress: Progress,
 ) -> None:
     """Fill in the peak memory of every entry; one whose process fails keeps None and is added to `missing`."""
     work: list[tuple[dict[str, Any], list[dict[str, Any]], Callable[..., Memory], tuple[Any, ...]]] = []
@@ -54,7 +55,7 @@ def add_memory(
         arguments = (bundle.path, plan.preset, precision, plan.device, batches, plan.seed)
         work.append(({"precision": precision}, entries, step_memory, arguments))
     for number, (what, entries, measure, arguments) in enumerate(work):
-        tell("memory", number, len(work))
+        progress(number, len(work), "memory")
         try:
             found: Memory = in_fresh_process(measure, arguments)
         except Exception as error:
@@ -96,7 +97,7 @@ def session_memory(
     beyond what was resident with the libraries loaded. `device_bytes`: what the device has lost since then.
     `device_peak_bytes`: the peak by Torch's own count, which knows nothing of other backends. None where not known.
     """
-    from faceanon_engine.engine.bundle import Bundle
+    from faceanon_engine.engine.models.bundle import Bundle
 
     bundle = Bundle.open(path)
     _load_libraries(device, backend)
@@ -112,7 +113,7 @@ def step_memory(
     path: Any, preset: Preset, precision: Precision, device: str, batches: Sequence[int], seed: int
 ) -> Memory:
     """Peak memory of the optimisation by batch size, as `session_memory` gives it."""
-    from faceanon_engine.engine.bundle import Bundle
+    from faceanon_engine.engine.models.bundle import Bundle
 
     bundle = Bundle.open(path)
     _load_libraries(device, "torch")
@@ -133,7 +134,7 @@ def _load_libraries(device: str, backend: str) -> None:
     if backend == "torch" or device.startswith("cuda"):
         import torch
 
-        importlib.import_module("faceanon_engine.engine.step")
+        importlib.import_module("faceanon_engine.engine.method.step")
         if device.startswith("cuda"):
             torch.cuda.set_device(device)
         torch.nn.functional.conv2d(torch.ones(1, 1, 4, 4, device=device), torch.ones(1, 1, 3, 3, device=device))

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from faceanon_engine.engine.measure import Budget
-from faceanon_engine.engine.preset import Preset
-from faceanon_engine.engine.sessions.graphs import Precision
+from faceanon_engine.engine.bench.measure import Budget
+from faceanon_engine.engine.choices import Precision
+from faceanon_engine.engine.method.preset import Preset
+from faceanon_engine.engine.system.progress import Progress
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.bundle import Bundle
+    from faceanon_engine.engine.models.bundle import Bundle
     from faceanon_engine.engine.sessions.session import About
 
 SCHEMA = "faceanon-engine/bench"
 SCHEMA_VERSION = 1
 MODES = ("latency", "throughput", "optimise", "all")
 BASELINE = "torch"
-
-
-Say = Callable[[str, int, int], None]
-"""Called with what is being done, how many parts of it are done, and how many there are."""
 
 
 class Runnable(Protocol):
@@ -74,10 +71,10 @@ class Plan:
 class Turns:
     """Turns "this turn is over" into how much is done."""
 
-    def __init__(self, tell: Say, what: str, total: int) -> None:
-        self._tell, self._what, self._total, self._done = tell, what, total, 0
-        tell(what, 0, total)
+    def __init__(self, progress: Progress, what: str, total: int) -> None:
+        self._progress, self._what, self._total, self._done = progress, what, total, 0
+        progress(0, total, what)
 
     def __call__(self, _key: Hashable, _round: int) -> None:
         self._done += 1
-        self._tell(self._what, self._done, self._total)
+        self._progress(self._done, self._total, self._what)

@@ -12,17 +12,18 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from faceanon_engine.engine.bench.measure import ProcessorLoad
 from faceanon_engine.engine.bench.memory import add_memory
-from faceanon_engine.engine.bench.plan import SCHEMA, SCHEMA_VERSION, Opener, Plan, Say
+from faceanon_engine.engine.bench.plan import SCHEMA, SCHEMA_VERSION, Opener, Plan
 from faceanon_engine.engine.bench.sessions import QUEUE_DEPTH, measure_graph
 from faceanon_engine.engine.bench.step import measure_steps
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.machine import describe_machine, describe_moment
-from faceanon_engine.engine.measure import ProcessorLoad
-from faceanon_engine.engine.precision import computing
+from faceanon_engine.engine.networks.precision import computing
+from faceanon_engine.engine.system.machine import describe_machine, describe_moment
+from faceanon_engine.engine.system.progress import Observer, Progress
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.bundle import Bundle
+    from faceanon_engine.engine.models.bundle import Bundle
 
 BUSY = 0.1
 """Share of our processors' time in others' hands above which a result says so."""
@@ -49,7 +50,7 @@ def run_plan(
     open_session: Opener,
     *,
     command: Sequence[str] = (),
-    say: Say | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure everything of the plan; returns the result in the layout of docs/bench.md.
 
@@ -65,22 +66,22 @@ def run_plan(
     missing: list[dict[str, Any]] = []
     sessions: list[dict[str, Any]] = []
     steps: list[dict[str, Any]] = []
-    tell: Say = say if say is not None else lambda *_: None
+    progress = progress or Observer().progress
     # What is called fp32 is float32: Torch would use TF32 in convolutions on a GPU.
     with computing("fp32"):
         if plan.mode != "optimise":
             for number, graph in enumerate(plan.graphs):
-                tell(graph, number, len(plan.graphs))
-                sessions += measure_graph(bundle, plan, graph, open_session, missing, tell)
+                progress(number, len(plan.graphs), graph)
+                sessions += measure_graph(bundle, plan, graph, open_session, missing, progress)
         if plan.mode in ("optimise", "all"):
-            steps = measure_steps(bundle, plan, missing, tell)
+            steps = measure_steps(bundle, plan, missing, progress)
     others = load.others()
     after = describe_moment()
     if not sessions and not steps:
         reasons = "; ".join(dict.fromkeys(entry["reason"] for entry in missing))
         raise UserError(f"nothing could be measured ({reasons or 'no case is left'}): see 'faceanon-engine doctor'")
     if plan.memory:
-        add_memory(bundle, plan, sessions, steps, missing, tell)
+        add_memory(bundle, plan, sessions, steps, missing, progress)
     notes = []
     if others is not None and others > BUSY:
         notes.append(

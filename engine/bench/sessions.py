@@ -11,8 +11,7 @@ import numpy as np
 
 from faceanon_engine.engine.bench.entries import left_out, rounded, timing
 from faceanon_engine.engine.bench.inputs import Floats, make_inputs
-from faceanon_engine.engine.bench.plan import BASELINE, Case, Opener, Plan, Runnable, Say, Turns
-from faceanon_engine.engine.measure import (
+from faceanon_engine.engine.bench.measure import (
     Probe,
     Samples,
     device_probe,
@@ -21,14 +20,16 @@ from faceanon_engine.engine.measure import (
     paired_ratio,
     queue_probe,
     resident_peak,
-    would_not_fit,
 )
-from faceanon_engine.engine.sessions.graphs import Precision
+from faceanon_engine.engine.bench.plan import BASELINE, Case, Opener, Plan, Runnable, Turns
+from faceanon_engine.engine.choices import Precision
 from faceanon_engine.engine.sessions.opening import Prepare, open_session
 from faceanon_engine.engine.sessions.session import Profile
+from faceanon_engine.engine.system.memory import would_not_fit
+from faceanon_engine.engine.system.progress import Progress
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.bundle import Bundle
+    from faceanon_engine.engine.models.bundle import Bundle
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def cases_of(plan: Plan, graph: str, on_gpu: bool) -> list[Case]:
 
 
 def measure_graph(
-    bundle: Bundle, plan: Plan, graph: str, open_session: Opener, missing: list[dict[str, Any]], tell: Say
+    bundle: Bundle, plan: Plan, graph: str, open_session: Opener, missing: list[dict[str, Any]], progress: Progress
 ) -> list[dict[str, Any]]:
     """Entries of the result for a graph, by rising batch size; what cannot be measured is added to `missing`."""
     cases = cases_of(plan, graph, plan.device.startswith("cuda"))
@@ -115,7 +116,7 @@ def measure_graph(
                 )
                 continue
             needed = max(needed, (peak.growth or 0) / batch)
-        turns = Turns(tell, f"{graph}, batch {batch}", len(probes) * plan.budget.rounds)
+        turns = Turns(progress, f"{graph}, batch {batch}", len(probes) * plan.budget.rounds)
         samples = measure_interleaved(probes, plan.budget, on_round=turns)
         for case, taken in samples.items():
             session = opened[case.backend, case.precision]

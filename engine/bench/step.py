@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from faceanon_engine.engine.bench.entries import left_out, timing
 from faceanon_engine.engine.bench.inputs import make_inputs
-from faceanon_engine.engine.bench.plan import Plan, Say, Turns
+from faceanon_engine.engine.bench.measure import Budget, Samples, resident_peak
+from faceanon_engine.engine.bench.plan import Plan, Turns
+from faceanon_engine.engine.choices import Precision
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.measure import Budget, Samples, resident_peak, would_not_fit
-from faceanon_engine.engine.preset import Preset
-from faceanon_engine.engine.sessions.graphs import Precision
+from faceanon_engine.engine.method.preset import Preset
+from faceanon_engine.engine.system.memory import would_not_fit
+from faceanon_engine.engine.system.progress import Progress
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.bundle import Bundle
-    from faceanon_engine.engine.step import Networks, State
+    from faceanon_engine.engine.method.step import State
+    from faceanon_engine.engine.models.bundle import Bundle
+    from faceanon_engine.engine.networks.precision import Networks
 
 Key = TypeVar("Key", bound=Hashable)
 Parts = dict[str, float]
@@ -89,10 +92,10 @@ class StepRun:
         """`networks` are the bundle's on the device, where they are loaded already."""
         import torch
 
-        from faceanon_engine.engine.cuda_step import stepper_for
-        from faceanon_engine.engine.optimise import real_targets
-        from faceanon_engine.engine.precision import checked_precision, lowered
-        from faceanon_engine.engine.step import StepSettings, begin
+        from faceanon_engine.engine.method.compare import real_targets
+        from faceanon_engine.engine.method.cuda_graph import stepper_for
+        from faceanon_engine.engine.method.step import StepSettings, begin
+        from faceanon_engine.engine.networks.precision import checked_precision, lowered
 
         self.batch = batch
         self._device = torch.device(device)
@@ -140,7 +143,7 @@ class StepRun:
         return found
 
     def _plain(self, steps: int) -> list[dict[str, Any]]:
-        from faceanon_engine.engine.continuous import PlainStepper
+        from faceanon_engine.engine.method.continuous import PlainStepper
 
         marks = StepMarks(self._moment)
         watched = self.networks._replace(
@@ -188,7 +191,7 @@ def step_parts(marks: Mapping[str, Any]) -> Parts:
 
 def step_networks(bundle: Bundle, device: str) -> Networks:
     """Generator, identity encoder and attribute encoder of the bundle, on the device."""
-    from faceanon_engine.engine.step import Networks
+    from faceanon_engine.engine.networks.precision import Networks
 
     return Networks(bundle.generator(device), bundle.identity_encoder(device), bundle.attribute_encoder(device))
 
@@ -227,7 +230,9 @@ def _repeat_for(run: Callable[[int], list[Parts]], seconds: float) -> None:
         spent += sum(step["total"] for step in run(2))
 
 
-def measure_steps(bundle: Bundle, plan: Plan, missing: list[dict[str, Any]], tell: Say) -> list[dict[str, Any]]:
+def measure_steps(
+    bundle: Bundle, plan: Plan, missing: list[dict[str, Any]], progress: Progress
+) -> list[dict[str, Any]]:
     """Entries of the result for the optimisation, by rising batch size; what does not fit is added to `missing`."""
     networks = step_networks(bundle, plan.device)
     runs: dict[tuple[int, Precision], StepRun] = {}
@@ -248,7 +253,7 @@ def measure_steps(bundle: Bundle, plan: Plan, missing: list[dict[str, Any]], tel
                 missing.append(left_out(error, kind="optimise", precision=precision, batch=batch))
                 break
             runs[batch, precision] = run
-    turns = Turns(tell, "optimise", len(runs) * plan.budget.rounds)
+    turns = Turns(progress, "optimise", len(runs) * plan.budget.rounds)
     measured = take_steps({key: run.run for key, run in runs.items()}, plan.budget, on_round=turns)
     found = []
     # Precisions of a batch size side by side, in the order they were asked for.

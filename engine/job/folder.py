@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from faceanon_engine.engine import images as image_files
-from faceanon_engine.engine.config import JobSettings
+from faceanon_engine.engine.datasets.folder import InputFile, find_inputs
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.files import TEMPORARY_PATTERN
-from faceanon_engine.engine.images import InputFile
-from faceanon_engine.engine.manifest import NAME as MANIFEST_NAME
-from faceanon_engine.engine.manifest import Manifest
-from faceanon_engine.engine.worker import Worker
+from faceanon_engine.engine.job.manifest import NAME as MANIFEST_NAME
+from faceanon_engine.engine.job.manifest import Manifest
+from faceanon_engine.engine.job.settings import JobSettings
+from faceanon_engine.engine.job.workers.worker import Worker
+from faceanon_engine.engine.system.files import TEMPORARY_PATTERN
+from faceanon_engine.engine.system.locks import locked
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def find_files(settings: JobSettings) -> list[InputFile]:
             )
     if output in source.parents and os.path.isdir(source):
         raise UserError(f"INPUT {settings.input} lies inside OUTPUT {settings.output}: give a folder outside of it")
-    found = list(image_files.find_inputs(settings.input))
+    found = list(find_inputs(settings.input))
     if not found:
         raise UserError(f"no images in {settings.input}: give a folder of images, an image, or a text file of paths")
     return found[: settings.limit]
@@ -107,31 +107,24 @@ def refuse_unwritable(output: Path) -> None:
 
 
 @contextmanager
-def locked(output: Path, *, wait_for_orphans: bool = False) -> Iterator[None]:
+def held(output: Path, *, wait_for_orphans: bool = False) -> Iterator[None]:
     """Hold the output folder; a lock of a killed process is released by the system.
 
     The processes of a run that was killed end themselves a moment later: they are waited for when asked.
     """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(output / LOCK_NAME)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"another run is working on {output}: wait for it, or give another OUTPUT folder") from None
-    except OSError as error:
-        raise UserError(f"output folder {output} cannot be written: {error.strerror or error}") from None
-    try:
+    with ExitStack() as stack:
+        try:
+            refusal = f"another run is working on {output}: wait for it, or give another OUTPUT folder"
+            stack.enter_context(locked(output / LOCK_NAME, refusal=refusal))
+        except OSError as error:
+            raise UserError(f"output folder {output} cannot be written: {error.strerror or error}") from None
         for path in output.glob(PROCESS_LOCK_PATTERN) if wait_for_orphans else ():
-            try:
-                with FileLock(path, timeout=30):
-                    pass
-            except Timeout:
-                raise UserError(f"a process of an earlier run still works on {output}: end it first") from None
+            with locked(
+                path, patience=30, refusal=f"a process of an earlier run still works on {output}: end it first"
+            ):
+                pass
             path.unlink(missing_ok=True)
         yield
-    finally:
-        lock.release()
 
 
 def remove(path: Path) -> None:
@@ -143,7 +136,7 @@ def remove(path: Path) -> None:
 
 
 def remove_temporaries(output: Path) -> None:
-    """Delete what a killed run left half-written; only names that `appearing_whole` gives are touched."""
+    """Delete what a killed run left half-written; only names that `atomic_file` gives are touched."""
     for path in output.rglob(TEMPORARY_PATTERN):
         if path.is_file():
             logger.info("removing the unfinished %s", path)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from faceanon_engine.engine.config import JobSettings
-from faceanon_engine.engine.images import InputFile
+from faceanon_engine.engine.datasets.folder import InputFile
 from faceanon_engine.engine.job.folder import CONTACT_SHEET_NAME, LOCK_NAME, NAMES_LOCK_NAME
-from faceanon_engine.engine.manifest import NAME as MANIFEST_NAME
-from faceanon_engine.engine.manifest import ItemRow
-from faceanon_engine.engine.printable import readable
+from faceanon_engine.engine.job.manifest import NAME as MANIFEST_NAME
+from faceanon_engine.engine.job.manifest import ItemRow
+from faceanon_engine.engine.job.settings import JobSettings
+from faceanon_engine.engine.system.printable import readable
 
 _EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _CODES_ENDING = ".w_plus.npy"

@@ -7,24 +7,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from faceanon_engine.engine.system.progress import Observer
 
-class Observer:
-    """What a job tells while it runs; every method may be overridden, none needs to be."""
+
+class JobObserver(Observer):
+    """What a job is watched by; every method may be overridden, none needs to be.
+
+    Beside those below it is told, as any `Observer` is, how much of a new pool is made, and notes.
+    """
 
     def started(self, about: Mapping[str, str], inputs: int, already: int) -> None:
         """The job begins; `already` inputs need nothing any more."""
-
-    def pool(self, done: int, total: int) -> None:
-        """Faces of the pool that are made."""
 
     def batch(self, size: int, step: int, steps: int) -> None:
         """A batch of that size has done so many steps."""
 
     def input_finished(self, path: str, failed: bool) -> None:
         """Every face of this input is done or failed."""
-
-    def note(self, message: str) -> None:
-        """Something the person may want to know."""
 
 
 @dataclass(frozen=True)

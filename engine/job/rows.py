@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from faceanon_engine.engine.images import InputFile
-from faceanon_engine.engine.manifest import InputRow, ItemRow
+from faceanon_engine.engine.datasets.folder import InputFile
+from faceanon_engine.engine.job.manifest import InputRow, ItemRow
 
 
 def failed(row: ItemRow, reason: str, message: str) -> ItemRow:

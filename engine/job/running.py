@@ -20,21 +20,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from faceanon_engine.engine import images as image_files
-from faceanon_engine.engine.config import JobSettings
-from faceanon_engine.engine.devices import device_names
-from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.files import write_result
-from faceanon_engine.engine.images import InputError, InputFile
+from faceanon_engine.engine.datasets.folder import InputFile, left_out
+from faceanon_engine.engine.datasets.reader import Reader, ahead, thread_count, threads
+from faceanon_engine.engine.errors import InputError, UserError
+from faceanon_engine.engine.images.decode import read_image
+from faceanon_engine.engine.images.encode import encode
 from faceanon_engine.engine.job.folder import CONTACT_SHEET_NAME, NAMES_LOCK_NAME, remove
+from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
 from faceanon_engine.engine.job.names import OutputNames, codes_name, foreign_file, known_names
-from faceanon_engine.engine.job.report import Failure, JobResult, Observer
+from faceanon_engine.engine.job.report import Failure, JobObserver, JobResult
 from faceanon_engine.engine.job.rows import all_done, by_input, failed, has_changed, is_done, is_lost, now, stamp
-from faceanon_engine.engine.manifest import InputRow, ItemRow, Manifest
-from faceanon_engine.engine.printable import readable
-from faceanon_engine.engine.reader import Reader, ahead, thread_count, threads
-from faceanon_engine.engine.sessions.failures import is_out_of_memory
-from faceanon_engine.engine.worker import Worker
+from faceanon_engine.engine.job.settings import JobSettings
+from faceanon_engine.engine.job.workers.worker import Worker
+from faceanon_engine.engine.system.devices import device_names
+from faceanon_engine.engine.system.files import write_result
+from faceanon_engine.engine.system.locks import locked
+from faceanon_engine.engine.system.memory import is_out_of_memory
+from faceanon_engine.engine.system.printable import readable
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ class Run:
         files: Sequence[InputFile],
         worker: Worker,
         manifest: Manifest,
-        observer: Observer,
+        observer: JobObserver,
     ) -> None:
         self.settings = settings
         self.files = files
@@ -108,7 +110,7 @@ class Run:
         if self.share is not None:
             about = {**about, "device": ", ".join(device_names(self.settings.devices))}
         self.observer.started(about, len(self.files), len(self.files) - len(todo))
-        for note in image_files.left_out(self.settings.input):
+        for note in left_out(self.settings.input):
             self.observer.note(note)
         if todo and self.share is not None:
             self.share(todo)
@@ -137,13 +139,11 @@ class Run:
 
     def take_part(self, process: int) -> None:
         """Anonymize inputs that this process claims, a few at a time, until there are no more."""
-        from filelock import FileLock
-
         by_path = {readable(file.relative): file for file in self.files}
         self.rows = by_input(self.manifest.items())
         self.names = known_names(self.settings, self.files, self.rows)
         self.names.given_by_others = self.manifest.has_output
-        self.lock_names = lambda: FileLock(self.output / NAMES_LOCK_NAME)
+        self.lock_names = lambda: locked(self.output / NAMES_LOCK_NAME)
 
         def claimed() -> Iterator[InputFile]:
             while found := self.manifest.claim(process, CLAIMED_TOGETHER):
@@ -159,7 +159,7 @@ class Run:
 
     def _load(self) -> None:
         if not self.loaded:
-            self.worker.load(self.observer.pool)
+            self.worker.load(self.observer.progress)
             self.reader = Reader(self.settings.align, self.worker.resolution)
             self.loaded = True
 
@@ -434,9 +434,7 @@ class Run:
             logger.debug("%d results are written and not recorded: %s", len(rows), error)
 
     def _write_one(self, output: str, codes: str | None, result: Any, number: int) -> None:
-        encoded = image_files.encode(
-            result.images[number], self.settings.resolved_format, self.settings.resolved_quality
-        )
+        encoded = encode(result.images[number], self.settings.resolved_format, self.settings.resolved_quality)
         if codes is not None:
             stream = io.BytesIO()
             np.save(stream, np.asarray(result.codes[number], np.float32))
@@ -465,7 +463,7 @@ class Run:
 
         A sheet of an earlier run is taken away when none is wanted: it shows originals.
         """
-        from faceanon_engine.engine.contact_sheet import SheetRow, draw
+        from faceanon_engine.engine.images.sheet import SheetRow, draw
 
         path = self.output / CONTACT_SHEET_NAME
         order = {readable(file.relative): file for file in self.files}
@@ -493,7 +491,7 @@ class Run:
                 if row.input not in prepared:
                     prepared = {row.input: self.reader.faces_of(order[row.input])}
                 original = prepared[row.input][row.face]
-                result = image_files.read_image(self.output / str(row.output)).pixels
+                result = read_image(self.output / str(row.output)).pixels
             except (InputError, IndexError):
                 continue  # taken away since it was anonymized: the sheet shows the others
             inversion, neighbour = self.worker.intermediates(original[None], [int(row.neighbour_id or 0)])
@@ -512,7 +510,7 @@ class Run:
         if not sheet:
             return None
         title = f"{self.settings.preset}, margin {self.settings.margin:g}, {self.settings.resolved_steps} steps"
-        write_result(path, image_files.encode(draw(sheet, title), "png", 95))
+        write_result(path, encode(draw(sheet, title), "png", 95))
         self.manifest.put({"contact_sheet": content})
         return path
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from faceanon_engine.engine.networks.irse import body, input_layer
 from faceanon_engine.engine.networks.resize import resize_and_crop
-from faceanon_engine.engine.networks.stylegan2 import EqualizedLinear
+from faceanon_engine.engine.networks.stylegan2_layers import EqualizedLinear
 
 
 @dataclass(frozen=True)

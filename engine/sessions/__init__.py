@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from faceanon_engine.engine.sessions.graphs import GRAPHS, PRECISIONS, Artifact, Precision
-from faceanon_engine.engine.sessions.opening import BACKENDS, Backend, Wanted, open_artifact, open_engine, open_session
+from faceanon_engine.engine.choices import BACKENDS, PRECISIONS, Backend, Precision
+from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact
+from faceanon_engine.engine.sessions.opening import Wanted, open_artifact, open_engine, open_session
 from faceanon_engine.engine.sessions.session import About, Profile, Session
 
 __all__ = [

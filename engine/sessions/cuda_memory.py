@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.sessions.cuda_driver import CapturedWork, call, working_on
+from faceanon_engine.engine.system.cuda_driver import CapturedWork, call, working_on
 
 Array = npt.NDArray[Any]
 

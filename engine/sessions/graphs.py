@@ -6,22 +6,18 @@ needs a framework.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from faceanon_engine.engine.choices import ImageInput, Precision
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.files import write_whole
+from faceanon_engine.engine.system.digests import sha256_of_all
+from faceanon_engine.engine.system.files import write_atomic
 
-Precision = Literal["fp32", "fp16", "bf16"]
-ImageInput = Literal["float", "uint8"]
-
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
-IMAGE_INPUTS: tuple[ImageInput, ...] = ("float", "uint8")
 BATCH = "N"
 RECORD_FORMAT = 1
 
@@ -158,7 +154,7 @@ class Artifact:
     def check(self) -> None:
         """Raises UserError unless the files are those that were recorded."""
         try:
-            found = digest_of(self.files)
+            found = sha256_of_all(self.files)
         except OSError as error:
             raise UserError(f"{error.filename} cannot be read ({error.strerror}): export the graph again") from None
         if found != self.sha256:
@@ -167,7 +163,7 @@ class Artifact:
     def write(self) -> None:
         """Write the record, whole or not at all."""
         content = {"format": RECORD_FORMAT, **asdict(self), "path": self.path.name}
-        write_whole(self.record, (json.dumps(content, indent=1) + "\n").encode())
+        write_atomic(self.record, (json.dumps(content, indent=1) + "\n").encode())
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Artifact:
@@ -202,13 +198,3 @@ class Artifact:
             raise UserError(f"{record} cannot be read ({error.strerror}): export the graph again") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{record} is no record of an exported graph ({error}): export the graph again") from None
-
-
-def digest_of(files: tuple[Path, ...]) -> str:
-    """sha256 over the files' bytes, one after the other."""
-    digest = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()

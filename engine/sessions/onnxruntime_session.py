@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.machine import usable_cores
-from faceanon_engine.engine.sessions.failures import OutOfMemory, first_line, is_out_of_memory, says_out_of_memory
 from faceanon_engine.engine.sessions.graphs import Artifact
-from faceanon_engine.engine.sessions.session import About, Session, as_array, is_tensor, like
+from faceanon_engine.engine.sessions.session import About, Session
+from faceanon_engine.engine.system.cores import usable_cores
+from faceanon_engine.engine.system.memory import OutOfMemory, is_out_of_memory, says_out_of_memory
+from faceanon_engine.engine.system.printable import first_line
+from faceanon_engine.engine.system.tensors import as_array, is_tensor, like
 
 logger = logging.getLogger(__name__)
 

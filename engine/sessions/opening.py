@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
+from faceanon_engine.engine.choices import BACKENDS, PRECISIONS, Backend, Precision
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.sessions.cuda_driver import gpus
-from faceanon_engine.engine.sessions.graphs import PRECISIONS, Artifact, Precision, get_graph, signature
+from faceanon_engine.engine.sessions.graphs import Artifact, get_graph, signature
 from faceanon_engine.engine.sessions.session import Profile, Session
+from faceanon_engine.engine.system.cuda_driver import gpus
+from faceanon_engine.engine.system.devices import gpu_of, index_of, resolve
+from faceanon_engine.engine.system.packages import is_importable, version_of
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.bundle import Bundle
-    from faceanon_engine.engine.engine_cache import EngineCache, EngineKey
+    from faceanon_engine.engine.models.bundle import Bundle
+    from faceanon_engine.engine.sessions.cache import EngineCache
+    from faceanon_engine.engine.sessions.engine_key import EngineKey
 
 logger = logging.getLogger(__name__)
 
-Backend = Literal["torch", "onnxruntime", "tensorrt", "tensorrt-rtx"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 # The order in which `auto` tries what a machine has, fastest first. On the CPU: benchmarks/results.
 _ORDER: dict[str, tuple[Backend, ...]] = {
@@ -55,25 +56,6 @@ class Choice:
     passed_over: dict[str, str] = field(default_factory=dict)
 
 
-def resolve_device(name: str, backend: str = "onnxruntime") -> str:
-    """ "cpu" or "cuda:N" of a device's name, without loading Torch; "auto" is the GPU where the backend can use it.
-
-    Raises UserError when the device is unknown or not there.
-    """
-    kind, _, number = name.partition(":")
-    if name == "auto":
-        return "cuda:0" if gpus() and not why_not(backend, "cuda:0") else "cpu"
-    if name == "cpu":
-        return "cpu"
-    if kind != "cuda" or (number and not number.isdecimal()):
-        raise UserError(f"unknown device {name!r}: use auto, cpu or cuda")
-    index = int(number or 0)
-    if index >= len(gpus()):
-        found = f"this machine has {len(gpus())} GPUs, counted from cuda:0" if gpus() else "no usable NVIDIA GPU here"
-        raise UserError(f"device {name!r}: {found}, see 'faceanon-engine doctor'; use --device cpu")
-    return f"cuda:{index}"
-
-
 def why_not(backend: str, device: str) -> str | None:
     """Why a backend cannot run on that device of this machine, or None when it can.
 
@@ -89,12 +71,12 @@ def why_not(backend: str, device: str) -> str | None:
         except UserError as error:
             return str(error)
         return None
-    if not _installed(backend):
+    if not is_importable(backend):
         return f"{backend} is not installed"
     if backend == "onnxruntime" and device != "cpu":
         from faceanon_engine.engine.sessions.onnxruntime_session import why_no_cuda
 
-        return why_no_cuda(int(device.partition(":")[2] or 0))
+        return why_no_cuda(index_of(device))
     if backend == "torch" and device != "cpu":
         import torch
 
@@ -105,7 +87,7 @@ def why_not(backend: str, device: str) -> str | None:
 
 def why_not_prepared() -> str | None:
     """Why networks cannot be exported with what is installed, or None when they can."""
-    missing = [name for name in ("torch", "onnx", "onnxscript") if not _installed(name)]
+    missing = [name for name in ("torch", "onnx", "onnxscript") if not is_importable(name)]
     return f"exporting needs {', '.join(missing)}: pip install 'faceanon-engine[export]'" if missing else None
 
 
@@ -168,7 +150,7 @@ def open_session(
             "use --backend onnxruntime or torch"
         )
     wanted = Wanted(graph, backend, precision, place, profile, image_input)  # type: ignore[arg-type]
-    from faceanon_engine.engine.engine_cache import EngineCache
+    from faceanon_engine.engine.sessions.cache import EngineCache
 
     cache = cache or EngineCache()
     found = _open_prepared(bundle.digest, wanted, cache)
@@ -193,41 +175,33 @@ def open_artifact(artifact: Artifact, *, device: str = "cpu", threads: int | Non
 
 def open_engine(plan: Path, artifact: Artifact, *, device: str = "cuda:0", cuda_graphs: bool | None = None) -> Session:
     """A session of TensorRT for a built engine and its graph's record; raises UserError when it cannot be opened."""
-    from faceanon_engine.engine.engine_cache import read_entry
+    from faceanon_engine.engine.sessions.cache import read_entry
 
     return _session_of(read_entry(plan), artifact, device, cuda_graphs)
 
 
 def device_for(device: str, backend: str) -> str:
-    """The device that a backend is to run on: "cpu" or "cuda:N"; raises UserError when it is not there."""
-    if backend == "auto":
-        # The GPU, where anything installed can use it.
-        found = [name for name in _ORDER["cuda"] if gpus() and why_not(name, "cuda:0") is None]
-        return resolve_device(device, found[0] if found else "onnxruntime")
-    return resolve_device(device, backend)
+    """The device that a backend is to run on: "cpu" or "cuda:N"; raises UserError when it is not there.
+
+    "auto" is the GPU where the backend can use it; of backend "auto", where anything installed can.
+    """
+    candidates = _ORDER["cuda"] if backend == "auto" else (backend,)
+    return resolve(device, lambda place: any(why_not(name, place) is None for name in candidates))
 
 
 def provider_of(backend: str, device: str) -> str:
     """A backend with its version and the part of it that computes on that device, such as "torch 2.13.0"."""
-    from importlib.metadata import PackageNotFoundError, version
-
     names = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "tensorrt-rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx")}
-    found = ""
-    for name in names.get(backend, (backend, f"{backend}-cu13", f"{backend}-cu12")):
-        try:
-            found = version(name)
-            break
-        except PackageNotFoundError:
-            continue
+    version = version_of(*names.get(backend, (backend, f"{backend}-cu13", f"{backend}-cu12")))
     provider = ""
     if backend == "onnxruntime":
         provider = "CPUExecutionProvider" if device == "cpu" else "CUDAExecutionProvider"
-    return " ".join(part for part in (backend, found, provider) if part)
+    return " ".join(part for part in (backend, version, provider) if part)
 
 
 def engine_key(artifact: Artifact, wanted: Wanted, version: str, architecture: str) -> EngineKey:
     """The key of the engine wanted of an exported graph, with the default options."""
-    from faceanon_engine.engine.engine_cache import EngineKey
+    from faceanon_engine.engine.sessions.engine_key import EngineKey
 
     return EngineKey(
         bundle=artifact.bundle_digest,
@@ -251,7 +225,7 @@ def _open_prepared(bundle: str, wanted: Wanted, cache: EngineCache) -> Session |
     from faceanon_engine.engine.sessions.tensorrt_session import load_module
 
     trt = load_module(wanted.backend)
-    architecture = gpus()[int(wanted.device.partition(":")[2])].architecture
+    architecture = gpu_of(wanted.device).architecture
     key = engine_key(artifact, wanted, str(trt.__version__), architecture)
     entry = cache.find_for_gpu(key, architecture, any_profile=wanted.profile is None)
     return None if entry is None else _session_of(entry, artifact, wanted.device, None)
@@ -260,7 +234,7 @@ def _open_prepared(bundle: str, wanted: Wanted, cache: EngineCache) -> Session |
 def _session_of(entry: Any, artifact: Artifact, device: str, cuda_graphs: bool | None) -> Session:
     from faceanon_engine.engine.sessions.tensorrt_session import TensorRTSession
 
-    index = int(device.partition(":")[2] or 0)
+    index = index_of(device)
     architecture = gpus()[index].architecture if index < len(gpus()) else "none"
     return TensorRTSession(
         entry.key.backend,
@@ -290,10 +264,3 @@ def _open_torch(
     if network is None:
         network = bundle.load(get_graph(graph).role, place)
     return TorchSession(network, graph, takes, gives, precision=precision, device=place)
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.sessions.graphs import TensorSpec
+from faceanon_engine.engine.system.tensors import is_tensor, like
 
 if TYPE_CHECKING:
     import torch
@@ -120,26 +120,6 @@ class Session(ABC):
         kind = str(batch.dtype).removeprefix("torch.")
         if (kind == "uint8") != (self.input.dtype == "uint8") or not kind.startswith(("float", "bfloat", "uint8")):
             raise ValueError(f"the input has type {kind}, expected {self.input.dtype}")
-
-
-def is_tensor(value: Any) -> bool:
-    """Whether a value is a Torch tensor; Torch is not imported to find out."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
-
-
-def as_array(value: Any) -> Array:
-    """An array of an array or of a tensor on any device."""
-    return np.asarray(value.detach().cpu().numpy() if is_tensor(value) else value)
-
-
-def like(values: Array, original: Any) -> Any:
-    """An array as what the original is: itself, or a tensor on the original's device."""
-    if not is_tensor(original):
-        return values
-    import torch
-
-    return torch.from_numpy(values).to(original.device)
 
 
 def _converted(batch: Any, dtype: str) -> Any:

@@ -22,12 +22,14 @@ from typing import Any
 import numpy as np
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.files import write_whole
-from faceanon_engine.engine.sessions.cuda_driver import DriverError, gpus
 from faceanon_engine.engine.sessions.cuda_memory import Captured, DeviceMemory, TorchMemory, open_memory
-from faceanon_engine.engine.sessions.failures import OutOfMemory, first_line, is_out_of_memory, says_out_of_memory
 from faceanon_engine.engine.sessions.graphs import TensorSpec
-from faceanon_engine.engine.sessions.session import About, Profile, Session, as_array, is_tensor, like
+from faceanon_engine.engine.sessions.session import About, Profile, Session
+from faceanon_engine.engine.system.cuda_driver import DriverError, gpus
+from faceanon_engine.engine.system.files import write_atomic
+from faceanon_engine.engine.system.memory import OutOfMemory, is_out_of_memory, says_out_of_memory
+from faceanon_engine.engine.system.printable import first_line
+from faceanon_engine.engine.system.tensors import as_array, is_tensor, like
 
 logger = logging.getLogger(__name__)
 
@@ -411,7 +413,7 @@ class TensorRTSession(Session):
         content = b"" if serialised is None else bytes(serialised)
         if content and not (self._runtime_cache.is_file() and self._runtime_cache.read_bytes() == content):
             try:
-                write_whole(self._runtime_cache, content)
+                write_atomic(self._runtime_cache, content)
             except OSError as error:
                 logger.info("%s cannot be written: %s", self._runtime_cache, error)
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from faceanon_engine.engine.precision import computing
-from faceanon_engine.engine.sessions.failures import OutOfMemory, is_out_of_memory
+from faceanon_engine.engine.networks.precision import computing
 from faceanon_engine.engine.sessions.graphs import TensorSpec
-from faceanon_engine.engine.sessions.session import About, Session, as_array, is_tensor
+from faceanon_engine.engine.sessions.session import About, Session
+from faceanon_engine.engine.system.memory import OutOfMemory, is_out_of_memory
+from faceanon_engine.engine.system.tensors import as_array, is_tensor
 
 CALLS: dict[str, Callable[[Any, Any], Any]] = {
     "mapping": lambda network, z: network.mapping(z),
@@ -48,7 +49,7 @@ class TorchSession(Session):
         tensor = batch if is_tensor(batch) else torch.from_numpy(batch if batch.flags.writeable else batch.copy())
         x = tensor.to(self._device)
         if x.dtype == torch.uint8:
-            from faceanon_engine.engine.features import from_uint8
+            from faceanon_engine.engine.images.pixels import from_uint8
 
             x = from_uint8(x)
         try:

@@ -116,23 +116,25 @@ class CudaLauncher:
 
 
 @functools.cache
-def _cuda_launcher(index: int) -> CudaLauncher | None:
+def _cuda_launcher(index: int, folder: Path) -> CudaLauncher | None:
     try:
-        return CudaLauncher(torch.device("cuda", index))
+        return CudaLauncher(torch.device("cuda", index), folder)
     except (compiler.CompileError, DriverError, OSError) as error:
         reason = str(error).splitlines()[0]
         warnings.warn(f"the fused kernels are not used, Torch's own operations are: {reason}", stacklevel=3)
         return None
 
 
-def launcher_for(device: torch.device) -> CudaLauncher | None:
+def launcher_for(device: torch.device, folder: Path | None = None) -> CudaLauncher | None:
     """What launches kernels on that device; None where the reference is to be computed instead.
 
+    `folder` is where compiled kernels are kept, by default this user's cache.
     The first call for a GPU compiles what was not compiled before, and warns when that cannot be done.
     """
     if device.type != "cuda" or torch.version.cuda is None:
         return None
-    return _cuda_launcher(torch.cuda.current_device() if device.index is None else device.index)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return _cuda_launcher(index, folder or compiler.default_folder())
 
 
 def launcher_of(x: Tensor, launcher: Launcher | None) -> Launcher | None:

@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-import fake_worker
-from fake_worker import make_inputs
+from tests.support import fake_worker
+from tests.support.fake_worker import make_inputs
 
 
 def command(*arguments: object, fake: bool = True) -> list[str]:

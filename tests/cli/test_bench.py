@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,7 @@ from PIL import Image
 from faceanon_engine.cli.main import cli
 from faceanon_engine.engine.bench.plan import MODES
 from faceanon_engine.engine.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from tiny_bundle import write_tiny_bundle
+from tests.support.tiny_bundle import write_tiny_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("bench-*.json"))
@@ -289,7 +286,7 @@ def test_what_was_measured_is_shown_though_it_cannot_be_written(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("faceanon_engine.engine.files.write_whole", full)
+    monkeypatch.setattr("faceanon_engine.engine.system.files.write_atomic", full)
     done = run("--from", measured, "--output", tmp_path / "copy.json")
     assert isinstance(done.exception, UserError)
     assert "copy.json cannot be written (No space left on device)" in str(done.exception)

@@ -13,20 +13,18 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from small_graph import write_linear
-from tiny_bundle import write_tiny_bundle
-
 from faceanon_engine.cli.main import cli
-from faceanon_engine.engine.bundle import Bundle
-from faceanon_engine.engine.engine_cache import EngineCache
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.models.bundle import Bundle
 from faceanon_engine.engine.sessions import opening
-from faceanon_engine.engine.sessions.cuda_driver import Gpu, gpus
+from faceanon_engine.engine.sessions.cache import EngineCache
 from faceanon_engine.engine.sessions.graphs import GRAPHS
 from faceanon_engine.engine.sessions.session import Profile
+from faceanon_engine.engine.system.cuda_driver import Gpu, gpus
 from faceanon_engine.export import build as building
 from faceanon_engine.export.build import Request, graphs_of, plan
+from tests.support.small_graph import write_linear
+from tests.support.tiny_bundle import write_tiny_bundle
 
 without_gpu = pytest.mark.skipif(bool(gpus()), reason="there is a GPU here, which changes what can be built")
 

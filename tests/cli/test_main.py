@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from faceanon_engine.cli.main import COMMANDS, cli
-from faceanon_engine.engine.config import JobSettings
+from faceanon_engine.engine.job.settings import JobSettings
 
 
 def test_the_main_job_and_its_stages_are_listed() -> None:

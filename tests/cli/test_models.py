@@ -10,12 +10,9 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "golden"))
-from stand_ins import write_checkpoint
-from tiny_bundle import CONFIGS, write_tiny_bundle
-
-from faceanon_engine.engine.networks import NETWORKS
+from faceanon_engine.engine.networks.build import NETWORKS
+from tests.golden.stand_ins import write_checkpoint
+from tests.support.tiny_bundle import CONFIGS, write_tiny_bundle
 
 
 def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from fake_worker import make_inputs
-from tiny_bundle import write_tiny_bundle
+from faceanon_engine.engine.models.write import write_bundle
+from tests.support.fake_worker import make_inputs
+from tests.support.tiny_bundle import write_tiny_bundle
 
 
 @pytest.fixture
@@ -68,16 +68,16 @@ def test_invert_writes_one_code_a_face(folder: Path) -> None:
 def test_pair_refuses_features_of_other_networks(folder: Path) -> None:
     """Another bundle's features may be as many: their neighbours would mean nothing."""
     import torch
-    from tiny_bundle import CONFIGS
 
-    from faceanon_engine.engine.bundle import Bundle, NetworkToWrite
-    from faceanon_engine.engine.networks import NETWORKS, build
+    from faceanon_engine.engine.models.write import NetworkToWrite
+    from faceanon_engine.engine.networks.build import NETWORKS, build
+    from tests.support.tiny_bundle import CONFIGS
 
     torch.manual_seed(8)
     networks = [
         (role, NETWORKS[role][0](**config), build(role, config).state_dict()) for role, config in CONFIGS.items()
     ]
-    Bundle.write(folder / "other", "other", [NetworkToWrite(*network) for network in networks])
+    write_bundle(folder / "other", "other", [NetworkToWrite(*network) for network in networks])
     for suffix in ("npz", "safetensors"):
         features = folder / f"f.{suffix}"
         made = call(folder, "extract", folder / "in", features, "--bundle", folder / "tiny", "--align", "never")

@@ -39,7 +39,7 @@ def test_a_sample_is_its_drawing_the_right_way_up(person: int, view: int) -> Non
 
 
 def test_the_detector_finds_one_face_in_every_sample() -> None:
-    from faceanon_engine.engine.detect import FaceDetector
+    from faceanon_engine.engine.images.detect import FaceDetector
 
     detector = FaceDetector(threads=1)
     missed = [

@@ -68,7 +68,7 @@ def test_a_short_run_of_every_training_makes_a_bundle(data: Path, tmp_path: Path
     assert content["extra"]["training"]["generator"]["steps"] == 24
     assert content["extra"]["training"]["identity_encoder"]["steps"] == 24
     assert content["extra"]["training"]["inverter"]["steps"] == 24
-    from faceanon_engine.engine.bundle import Bundle
+    from faceanon_engine.engine.models.bundle import Bundle
 
     assert Bundle.open(tmp_path / "bundle").verify() == []
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kernels"))
-from host_launcher import COMPILER, HostLauncher
-
 from faceanon_engine.engine import doctor
 from faceanon_engine.kernels.cuda import launch
 from faceanon_engine.kernels.cuda.compile import CompileError
+from tests.kernels.host_launcher import COMPILER, HostLauncher
 
 
 def kernels() -> dict[str, Any]:

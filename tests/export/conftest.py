@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-from tiny_bundle import write_tiny_bundle
-
-from faceanon_engine.engine.bundle import Bundle
-from faceanon_engine.engine.sessions.graphs import ImageInput
+from faceanon_engine.engine.choices import ImageInput
+from faceanon_engine.engine.models.bundle import Bundle
 from faceanon_engine.export.onnx_export import Traced, trace_bundle
+from tests.support.tiny_bundle import write_tiny_bundle
 
 Trace = Callable[..., Traced]
 

@@ -16,15 +16,16 @@ import pandas
 import pytest
 
 import faceanon_engine
-from faceanon_engine.engine.bundle import Bundle
-from faceanon_engine.engine.engine_cache import EngineCache
+from faceanon_engine.engine.datasets.folder import InputFile
+from faceanon_engine.engine.datasets.reader import Reader
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.forward import from_folder, from_uint8, of_bundle, settle
-from faceanon_engine.engine.images import InputFile
-from faceanon_engine.engine.pipeline import Stages
-from faceanon_engine.engine.pool import PoolSpec
-from faceanon_engine.engine.preset import PRESETS
-from faceanon_engine.engine.reader import Reader
+from faceanon_engine.engine.images.pixels import from_uint8
+from faceanon_engine.engine.method.falco import Stages
+from faceanon_engine.engine.method.pool import PoolSpec
+from faceanon_engine.engine.method.preset import PRESETS
+from faceanon_engine.engine.models.bundle import Bundle
+from faceanon_engine.engine.sessions.cache import EngineCache
+from faceanon_engine.engine.sessions.runs import from_folder, of_bundle, settle
 from faceanon_engine.export import prepare
 from faceanon_engine.export.onnx_export import export_graph
 
@@ -130,11 +131,12 @@ TORCH_FREE = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from faceanon_engine.engine.forward import from_folder, from_uint8
+from faceanon_engine.engine.sessions.runs import from_folder
+from faceanon_engine.engine.images.pixels import from_uint8
 from faceanon_engine.engine.images import InputFile
-from faceanon_engine.engine.reader import Reader
-from faceanon_engine.engine.pool import Pool
-from faceanon_engine.engine.preset import get_preset
+from faceanon_engine.engine.datasets.reader import Reader
+from faceanon_engine.engine.method.pool import Pool
+from faceanon_engine.engine.method.preset import get_preset
 
 folder, pool, out, *files = (Path(argument) for argument in sys.argv[1:])
 stages = from_folder(folder, get_preset("falco"))

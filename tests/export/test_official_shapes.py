@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 import torch
 
-from faceanon_engine.engine.networks import build
+from faceanon_engine.engine.networks.build import build
 from faceanon_engine.engine.sessions.graphs import Artifact
 from faceanon_engine.export.onnx_export import staged, trace
 from faceanon_engine.export.verify import verify_network

@@ -16,10 +16,11 @@ import pytest
 import torch
 from onnx import ModelProto, TensorProto
 
-from faceanon_engine.engine.bundle import Bundle
+from faceanon_engine.engine.choices import PRECISIONS, Precision
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.features import from_uint8
-from faceanon_engine.engine.sessions.graphs import GRAPHS, PRECISIONS, Artifact, Precision, signature
+from faceanon_engine.engine.images.pixels import from_uint8
+from faceanon_engine.engine.models.bundle import Bundle
+from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, signature
 from faceanon_engine.export import onnx_export
 from faceanon_engine.export.onnx_export import export_graph, trace_bundle, typed
 from faceanon_engine.export.wrappers import run_network
@@ -229,7 +230,7 @@ def test_a_stopped_export_leaves_what_was_there(
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(onnx_export, "write_whole", stop)
+    monkeypatch.setattr(onnx_export, "write_atomic", stop)
     with pytest.raises(KeyboardInterrupt):
         export_graph(tiny, "mapping", "fp32", tmp_path, traced=traced(tiny, "mapping"), check=False)
     assert len(list(tmp_path.iterdir())) == 2

@@ -8,8 +8,8 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from faceanon_engine.engine.choices import Precision
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.sessions.graphs import Precision
 from faceanon_engine.export.precision import expose, rounded, to_precision
 
 WEIGHT = (np.random.default_rng(0).standard_normal((4, 4)) * 3).astype(np.float32)

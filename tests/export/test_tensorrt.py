@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,21 +13,20 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
-import stand_ins
-from fake_tensorrt import HostMemory, Module
-from small_graph import WEIGHT, write, write_linear
-
-from faceanon_engine.engine.bundle import Bundle
-from faceanon_engine.engine.engine_cache import EngineCache, EngineKey, EngineOptions, read_entry
+from faceanon_engine.engine.choices import Precision
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.sessions.cuda_driver import Gpu, gpus
-from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, Precision
+from faceanon_engine.engine.models.bundle import Bundle
+from faceanon_engine.engine.sessions.cache import EngineCache, read_entry
+from faceanon_engine.engine.sessions.engine_key import EngineKey, EngineOptions
+from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact
 from faceanon_engine.engine.sessions.session import Profile
+from faceanon_engine.engine.system.cuda_driver import Gpu, gpus
 from faceanon_engine.export.inspect import inspect
 from faceanon_engine.export.onnx_export import export_graph, export_network
 from faceanon_engine.export.tensorrt import Phases, architectures, build_engine, known_targets
+from tests.golden import stand_ins
+from tests.support.fake_tensorrt import HostMemory, Module
+from tests.support.small_graph import WEIGHT, write, write_linear
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install tensorrt-rtx-cu13")
 

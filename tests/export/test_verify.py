@@ -12,9 +12,11 @@ import pytest
 import torch
 from onnx import ModelProto, numpy_helper
 
-from faceanon_engine.engine.bundle import Bundle
+from faceanon_engine.engine.choices import PRECISIONS
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.sessions.graphs import GRAPHS, PRECISIONS, Artifact, Tolerance, digest_of
+from faceanon_engine.engine.models.bundle import Bundle
+from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, Tolerance
+from faceanon_engine.engine.system.digests import sha256_of_all
 from faceanon_engine.export import verify as verify_module
 from faceanon_engine.export.onnx_export import Traced, export_graph, export_network
 from faceanon_engine.export.verify import Finding, _worse, in_float64, layer_errors, verify
@@ -120,7 +122,7 @@ def test_a_graph_that_cannot_be_run_is_no_pass(tiny: Bundle, traced: Any, tmp_pa
     model = onnx.load(str(made.path))
     model.graph.node[0].op_type = "NoSuchOperator"
     made.path.write_bytes(model.SerializeToString())
-    unknown: Artifact = dataclasses.replace(made, sha256=digest_of(made.files))
+    unknown: Artifact = dataclasses.replace(made, sha256=sha256_of_all(made.files))
     with pytest.raises(UserError, match=r"cannot be run by ONNX Runtime \(.*NoSuchOperator"):
         verify(unknown, tiny)
 

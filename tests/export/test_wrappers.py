@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from faceanon_engine.engine.networks import build
+from faceanon_engine.engine.networks.build import build
 from faceanon_engine.engine.networks.resize import resize_and_crop
 from faceanon_engine.engine.sessions.graphs import GRAPHS
 from faceanon_engine.export.wrappers import average_matrix, resize_and_crop_matrix, run_network, wrap

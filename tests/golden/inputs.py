@@ -1,7 +1,7 @@
 """Deterministic inputs for the goldens; bit-exact, see weights.unit."""
 
 import numpy as np
-from weights import unit
+from tests.golden.weights import unit
 
 
 def latent(name, shape):

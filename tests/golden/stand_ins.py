@@ -14,14 +14,12 @@ import numpy as np
 import torch
 
 HERE = Path(__file__).resolve().parent
-if str(HERE) not in sys.path:
-    sys.path.insert(0, str(HERE))
 
-from inputs import latent, mixed_image, smooth_image  # noqa: E402
-from weights import make_state_dict  # noqa: E402
-
-from faceanon_engine.engine.checkpoints import ImportedNetwork, read_checkpoint  # noqa: E402
-from faceanon_engine.engine.networks import Generator, build  # noqa: E402
+from faceanon_engine.engine.models.checkpoints.reading import ImportedNetwork, read_checkpoint
+from faceanon_engine.engine.networks.build import build
+from faceanon_engine.engine.networks.stylegan2 import Generator
+from tests.golden.inputs import latent, mixed_image, smooth_image
+from tests.golden.weights import make_state_dict
 
 __all__ = ["arrays", "error", "imported", "latent", "mixed_image", "network", "smooth_image", "write_checkpoint"]
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from step_gpu import configurations, filled, image_state, make_networks
-
-from faceanon_engine.engine.continuous import Finished, PlainStepper, Ticket, make_lanes, optimise_continuously
-from faceanon_engine.engine.cuda_step import GraphStepper, measured_capacity, stepper_for
-from faceanon_engine.engine.optimise import real_targets
-from faceanon_engine.engine.precision import lowered
-from faceanon_engine.engine.preset import PRESETS, StoppingRule
-from faceanon_engine.engine.step import Networks, StepSettings, begin
+from benchmarks.step_gpu import configurations, filled, image_state, make_networks
+from faceanon_engine.engine.method.capacity import measured_capacity
+from faceanon_engine.engine.method.compare import real_targets
+from faceanon_engine.engine.method.continuous import Finished, PlainStepper, Ticket, make_lanes, optimise_continuously
+from faceanon_engine.engine.method.cuda_graph import GraphStepper, stepper_for
+from faceanon_engine.engine.method.preset import PRESETS, StoppingRule
+from faceanon_engine.engine.method.step import StepSettings, begin
+from faceanon_engine.engine.networks.precision import Networks, lowered
 
 pytestmark = pytest.mark.gpu
 FALCO = PRESETS["falco"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,10 @@ import torch
 from PIL import Image
 
 import faceanon_engine
-from faceanon_engine.engine.bundle import demo_path
+from faceanon_engine.engine.models.bundle import demo_path
 
 pytestmark = pytest.mark.gpu
 SAMPLES = Path(__file__).resolve().parents[2] / "demo" / "samples"
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> list[tuple[Any, ...]]:

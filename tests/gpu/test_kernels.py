@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-from kernels_gpu import IDENTITY, check_graph, check_on_a_stream, resize_case, worst_error
-
+from benchmarks.kernels_gpu import IDENTITY, check_graph, check_on_a_stream, resize_case, worst_error
 from faceanon_engine.engine.networks import stylegan2
 from faceanon_engine.engine.networks.stylegan2 import Generator, GeneratorConfig
 from faceanon_engine.kernels.cuda.driver import DriverError

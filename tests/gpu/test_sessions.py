@@ -14,19 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from tiny_bundle import write_tiny_bundle
-
-from faceanon_engine.engine.bundle import Bundle
-from faceanon_engine.engine.engine_cache import EngineCache, EngineOptions
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.models.bundle import Bundle
 from faceanon_engine.engine.sessions import GRAPHS, Profile, Session, Wanted, open_engine, open_session
-from faceanon_engine.engine.sessions.cuda_driver import gpus
+from faceanon_engine.engine.sessions.cache import EngineCache
+from faceanon_engine.engine.sessions.engine_key import EngineOptions
 from faceanon_engine.engine.sessions.opening import why_not
 from faceanon_engine.engine.sessions.tensorrt_session import load_module
+from faceanon_engine.engine.system.cuda_driver import gpus
 from faceanon_engine.export import build as building
 from faceanon_engine.export.prepare import prepare, prepare_engine
 from faceanon_engine.export.tensorrt import architectures
+from tests.support.tiny_bundle import write_tiny_bundle
 
 ON_GPU = ["onnxruntime", "tensorrt", "tensorrt-rtx"]
 # As shares of the reference's root mean square: float32 in another order; float16 as graphs of it are held to.
@@ -218,8 +217,8 @@ WITHOUT_TORCH = """
 import sys
 from pathlib import Path
 import numpy as np
-from faceanon_engine.engine.bundle import Bundle
-from faceanon_engine.engine.engine_cache import EngineCache
+from faceanon_engine.engine.models.bundle import Bundle
+from faceanon_engine.engine.sessions.cache import EngineCache
 from faceanon_engine.engine.sessions import open_session
 
 bundle, root, backend, given, out = sys.argv[1:]

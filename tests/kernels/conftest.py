@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from host_launcher import COMPILER, HostLauncher
+from tests.kernels.host_launcher import COMPILER, HostLauncher
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,12 @@ import functools
 
 import pytest
 import torch
-from host_launcher import HostLauncher
 
-from faceanon_engine.engine.fused_compare import fused_compare
+from faceanon_engine.engine.method.compare import compare, fused_compare, real_targets
+from faceanon_engine.engine.method.preset import PRESETS
 from faceanon_engine.engine.networks.irse import IdentityEncoder, IdentityEncoderConfig
 from faceanon_engine.engine.networks.vit import AttributeEncoder, AttributeEncoderConfig
-from faceanon_engine.engine.optimise import compare, real_targets
-from faceanon_engine.engine.preset import PRESETS
+from tests.kernels.host_launcher import HostLauncher
 
 IDENTITY = {
     "crop": IdentityEncoderConfig(16, 32, (3, 29, 2, 28), (1, 1, 1, 1), (8, 8, 16, 16), 4, 16),

@@ -7,11 +7,12 @@ from collections import Counter
 
 import pytest
 import torch
-from host_launcher import HostLauncher
 from torch import Tensor
 
 from faceanon_engine.engine.networks import stylegan2
-from faceanon_engine.engine.networks.stylegan2 import Generator, GeneratorConfig, ModulatedConv
+from faceanon_engine.engine.networks.stylegan2 import Generator, GeneratorConfig
+from faceanon_engine.engine.networks.stylegan2_layers import ModulatedConv
+from tests.kernels.host_launcher import HostLauncher
 
 ROWS = 8
 # Of the largest magnitude, after seven layers and back: float32 in another order; 16 bits round every activation.

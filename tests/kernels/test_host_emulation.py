@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 import torch
-from host_launcher import COMPILER, HOST
+
+from tests.kernels.host_launcher import COMPILER, HOST
 
 PROGRAM = """
 #include "emulation.h"

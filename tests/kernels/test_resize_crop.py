@@ -6,13 +6,13 @@ from collections import Counter
 
 import pytest
 import torch
-from compare import DTYPES, assert_near, gradients
-from host_launcher import HostLauncher
 from torch import Tensor
 
 from faceanon_engine.engine.networks.irse import IdentityEncoder, IdentityEncoderConfig
 from faceanon_engine.engine.networks.vit import AttributeEncoder, AttributeEncoderConfig
 from faceanon_engine.kernels.resize_crop import View, axis_weights, band, resize_crop, resize_crop_reference
+from tests.kernels.compare import DTYPES, assert_near, gradients
+from tests.kernels.host_launcher import HostLauncher
 
 # As the two encoders see an image, at an eighth of the size and slightly uneven.
 IDENTITY = View(resize=32, size=14, crop=(4, 28, 3, 27))

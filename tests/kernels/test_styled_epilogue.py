@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from compare import DTYPES, assert_near, gradients
-from host_launcher import HostLauncher
 from torch import Tensor
 
 from faceanon_engine.kernels.modulated_conv import demodulation, epilogue, modulated_conv_reference, weight_energy
 from faceanon_engine.kernels.styled_epilogue import RGB, Styled, styled_epilogue, styled_epilogue_reference
 from faceanon_engine.kernels.to_rgb import to_rgb, to_rgb_reference
 from faceanon_engine.kernels.up_epilogue import up_epilogue
+from tests.kernels.compare import DTYPES, assert_near, gradients
+from tests.kernels.host_launcher import HostLauncher
 
 # batch, channels, height, width. Channels: one group, several lanes, a part of a group, not a power of two of groups,
 # more groups than lanes. Pixels: fewer than a block has, more, odd.

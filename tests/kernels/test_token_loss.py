@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from compare import DTYPES, assert_near, gradients
-from host_launcher import HostLauncher
 
-from faceanon_engine.engine.losses import attribute_loss
+from faceanon_engine.engine.method.losses import attribute_loss
 from faceanon_engine.kernels.token_loss import token_loss, token_loss_reference
+from tests.kernels.compare import DTYPES, assert_near, gradients
+from tests.kernels.host_launcher import HostLauncher
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from compare import DTYPES, assert_near, gradients
-from host_launcher import HostLauncher
 from torch import Tensor
 
 from faceanon_engine.kernels.frozen_conv import dense_weight, frozen_conv, frozen_conv_reference
 from faceanon_engine.kernels.modulated_conv import demodulation, epilogue, modulated_conv_reference, weight_energy
 from faceanon_engine.kernels.up_epilogue import up_epilogue, up_epilogue_reference
+from tests.kernels.compare import DTYPES, assert_near, gradients
+from tests.kernels.host_launcher import HostLauncher
 
 # batch, channels, height, width of the output. The last goes over several tiles of columns and strips of rows.
 SHAPES = [(2, 8, 2, 2), (1, 40, 8, 6), (2, 5, 3, 7), (1, 264, 2, 5), (3, 1, 1, 4), (1, 8, 140, 35)]

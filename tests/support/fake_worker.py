@@ -99,7 +99,7 @@ def make_inputs(folder: Path, count: int, colours: Mapping[int, tuple[int, int, 
 
 if __name__ == "__main__":
     from faceanon_engine.cli.main import main
-    from faceanon_engine.engine import job
+    from faceanon_engine.engine.job import run as job
 
     job.FalcoWorker = FakeWorker  # type: ignore[misc, assignment]
     main()

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 import numpy as np
-from fake_worker import FakeWorker
 
+from faceanon_engine.engine.datasets.reader import Reader
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.reader import Reader
+from tests.support.fake_worker import FakeWorker
 
 _one_face = Reader.faces_of
 
@@ -56,10 +52,9 @@ class CannotLoad(SharedWorker):
 
 
 if __name__ == "__main__":
-    from shared_worker import SharedWorker as Importable
-
     from faceanon_engine.cli.main import main
-    from faceanon_engine.engine import job
+    from faceanon_engine.engine.job import run as job
+    from tests.support.shared_worker import SharedWorker as Importable
 
     job.FalcoWorker = Importable  # type: ignore[misc, assignment]
     main()

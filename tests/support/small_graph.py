@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, TensorSpec, artifact_name, digest_of
+from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, TensorSpec, artifact_name
+from faceanon_engine.engine.system.digests import sha256_of_all
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3) / 8
 
@@ -54,7 +55,7 @@ def write(
         graph=graph,
         precision="fp32",
         path=path,
-        sha256=digest_of((path,)),
+        sha256=sha256_of_all((path,)),
         bundle_digest=bundle,
         inputs={known.input: TensorSpec("float32", ("N", *takes))},
         outputs={known.output: TensorSpec("float32", ("N", *gives))},

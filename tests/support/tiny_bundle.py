@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from faceanon_engine.engine.bundle import Bundle, NetworkToWrite
-from faceanon_engine.engine.networks import build
+from faceanon_engine.engine.models.bundle import Bundle
+from faceanon_engine.engine.models.write import NetworkToWrite, write_bundle
+from faceanon_engine.engine.networks.build import build
 
 CONFIGS = {
     "generator": {
@@ -41,7 +42,7 @@ CONFIGS = {
 
 def write_tiny_bundle(path: Path) -> Bundle:
     """Write the bundle; the weights are the same every time."""
-    from faceanon_engine.engine.networks import NETWORKS
+    from faceanon_engine.engine.networks.build import NETWORKS
 
     networks = []
     with torch.random.fork_rng():
@@ -49,4 +50,4 @@ def write_tiny_bundle(path: Path) -> Bundle:
         for role, config in CONFIGS.items():
             network = build(role, config)
             networks.append(NetworkToWrite(role, NETWORKS[role][0](**config), network.state_dict()))
-    return Bundle.write(path, path.name, networks)
+    return write_bundle(path, path.name, networks)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,13 @@ from typing import Any
 import pytest
 
 from faceanon_engine.engine.bench import memory
+from faceanon_engine.engine.bench.measure import Budget, resident
 from faceanon_engine.engine.bench.memory import add_memory, in_fresh_process, session_memory, step_memory
 from faceanon_engine.engine.bench.plan import Plan
 from faceanon_engine.engine.bench.sessions import open_for_bench
-from faceanon_engine.engine.bundle import Bundle
-from faceanon_engine.engine.measure import Budget, resident
-from faceanon_engine.engine.preset import get_preset
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
-from tiny_bundle import write_tiny_bundle
+from faceanon_engine.engine.method.preset import get_preset
+from faceanon_engine.engine.models.bundle import Bundle
+from tests.support.tiny_bundle import write_tiny_bundle
 
 KINDS = {"host_bytes", "opening_host_bytes", "device_bytes", "device_peak_bytes"}
 

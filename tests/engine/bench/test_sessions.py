@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,14 @@ import pytest
 
 from faceanon_engine.engine.bench import sessions
 from faceanon_engine.engine.bench.inputs import make_inputs
+from faceanon_engine.engine.bench.measure import Budget
 from faceanon_engine.engine.bench.plan import Case, Plan
 from faceanon_engine.engine.bench.sessions import cases_of, measure_graph, open_for_bench
-from faceanon_engine.engine.bundle import Bundle
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.measure import Budget
-from faceanon_engine.engine.preset import get_preset
+from faceanon_engine.engine.method.preset import get_preset
+from faceanon_engine.engine.models.bundle import Bundle
 from faceanon_engine.engine.sessions.session import About
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
-from tiny_bundle import write_tiny_bundle
+from tests.support.tiny_bundle import write_tiny_bundle
 
 ONCE = Budget(warmup_seconds=0, min_seconds=0, min_iterations=1, max_seconds=60, rounds=1)
 PLAN = Plan(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,15 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from faceanon_engine.engine.bench.measure import Budget, PeakMemory
 from faceanon_engine.engine.bench.plan import Plan
 from faceanon_engine.engine.bench.step import StepMarks, StepRun, Watched, measure_steps, step_parts, take_steps
-from faceanon_engine.engine.bundle import Bundle
-from faceanon_engine.engine.measure import Budget, PeakMemory
-from faceanon_engine.engine.optimise import Targets, optimise
-from faceanon_engine.engine.preset import get_preset
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
-from tiny_bundle import write_tiny_bundle
+from faceanon_engine.engine.method.compare import Targets
+from faceanon_engine.engine.method.preset import get_preset
+from faceanon_engine.engine.method.reference import optimise
+from faceanon_engine.engine.models.bundle import Bundle
+from tests.support.tiny_bundle import write_tiny_bundle
 
 FALCO = get_preset("falco")
 PARTS = ("forward", "backward")

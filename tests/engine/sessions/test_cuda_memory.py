@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from faceanon_engine.engine.sessions import cuda_driver
-from faceanon_engine.engine.sessions.cuda_driver import CapturedWork, DriverError, working_on
 from faceanon_engine.engine.sessions.cuda_memory import DeviceMemory, PyCudaMemory, TorchMemory
+from faceanon_engine.engine.system import cuda_driver
+from faceanon_engine.engine.system.cuda_driver import CapturedWork, DriverError, working_on
 
 INVALID_CONTEXT, INVALIDATED = 201, 901
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,11 +15,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
-from small_graph import WEIGHT, write, write_linear
-
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.sessions.failures import OutOfMemory, says_out_of_memory
 from faceanon_engine.engine.sessions.onnxruntime_session import (
     _LEAST_GRAPH,
     OnnxRuntimeSession,
@@ -28,6 +23,8 @@ from faceanon_engine.engine.sessions.onnxruntime_session import (
     why_no_cuda,
 )
 from faceanon_engine.engine.sessions.opening import why_not
+from faceanon_engine.engine.system.memory import OutOfMemory, says_out_of_memory
+from tests.support.small_graph import WEIGHT, write, write_linear
 
 
 def test_arrays_and_tensors_come_back_as_they_came(tmp_path: Path) -> None:

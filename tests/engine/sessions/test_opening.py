@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
-import fake_tensorrt
-from small_graph import write_linear
-from tiny_bundle import write_tiny_bundle
-
-from faceanon_engine.engine.bundle import Bundle
-from faceanon_engine.engine.engine_cache import EngineCache
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.models.bundle import Bundle
 from faceanon_engine.engine.sessions import open_engine, open_session, opening, tensorrt_session
-from faceanon_engine.engine.sessions.cuda_driver import Gpu
+from faceanon_engine.engine.sessions.cache import EngineCache
 from faceanon_engine.engine.sessions.graphs import GRAPHS
-from faceanon_engine.engine.sessions.opening import Wanted, choose, engine_key, resolve_device
+from faceanon_engine.engine.sessions.opening import Wanted, choose, engine_key
 from faceanon_engine.engine.sessions.session import Profile
+from faceanon_engine.engine.system.cuda_driver import Gpu
+from faceanon_engine.engine.system.devices import resolve
+from tests.support import fake_tensorrt
+from tests.support.small_graph import write_linear
+from tests.support.tiny_bundle import write_tiny_bundle
 
 ADA = Gpu(0, "a GPU", (8, 9), 2**34)
 
@@ -132,9 +130,9 @@ def test_an_unknown_graph_is_named(bundle: Bundle) -> None:
 
 def test_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, {}, (ADA,))
-    assert [resolve_device(name) for name in ("auto", "cpu", "cuda", "cuda:0")] == ["cuda:0", "cpu", "cuda:0", "cuda:0"]
+    assert [resolve(name) for name in ("auto", "cpu", "cuda", "cuda:0")] == ["cuda:0", "cpu", "cuda:0", "cuda:0"]
     with pytest.raises(UserError, match="this machine has 1 GPUs, counted from cuda:0"):
-        resolve_device("cuda:1")
+        resolve("cuda:1")
 
 
 def test_an_engine_is_built_when_it_is_first_wanted_and_found_the_next_time(

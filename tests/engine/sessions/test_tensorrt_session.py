@@ -11,17 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
-import fake_tensorrt
-from fake_tensorrt import HostMemory, Module
-
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.sessions.cuda_driver import gpus
 from faceanon_engine.engine.sessions.cuda_memory import TorchMemory
-from faceanon_engine.engine.sessions.failures import OutOfMemory
 from faceanon_engine.engine.sessions.graphs import TensorSpec
 from faceanon_engine.engine.sessions.session import Profile
 from faceanon_engine.engine.sessions.tensorrt_session import TensorRTSession, load_module
+from faceanon_engine.engine.system.cuda_driver import gpus
+from faceanon_engine.engine.system.memory import OutOfMemory
+from tests.support import fake_tensorrt
+from tests.support.fake_tensorrt import HostMemory, Module
 
 SPEC = TensorSpec("float32", ("N", 3))
 

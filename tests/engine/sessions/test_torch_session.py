@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from faceanon_engine.engine.sessions.failures import OutOfMemory, is_out_of_memory
 from faceanon_engine.engine.sessions.graphs import TensorSpec
 from faceanon_engine.engine.sessions.torch_session import TorchSession
+from faceanon_engine.engine.system.memory import OutOfMemory, is_out_of_memory
 
 SPEC = TensorSpec("float32", ("N", 3))
 

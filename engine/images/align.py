@@ -1,0 +1,147 @@
+"""Brings faces into FFHQ's frame; crops that already are in it pass. Source: FFHQ (Karras et al., CVPR 2019)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
+
+from faceanon_engine.engine.errors import InputError
+from faceanon_engine.engine.images.decode import DecodedImage
+
+if TYPE_CHECKING:
+    from faceanon_engine.engine.images.detect import FaceDetector
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.floating[Any]]
+
+_CENTRE_TOLERANCE = 0.12
+_SIZE_TOLERANCE = 0.25
+"""How far, as shares of the side, a crop's own frame may lie from the picture's for it to count as aligned."""
+_SMALLEST = 24
+"""A face whose frame has fewer pixels a side is too small to be drawn again."""
+
+
+@dataclass(frozen=True)
+class AlignedFace:
+    """pixels uint8 [S, S, 3]; index of the face in its picture and their number; whether it was warped."""
+
+    pixels: Pixels
+    index: int
+    faces: int
+    warped: bool
+
+
+def ffhq_frame(landmarks: Floats) -> tuple[Floats, Floats, Floats]:
+    """Centre [2] and half axes x [2], y [2] of FFHQ's crop of landmarks [5, 2]: eyes, nose, mouth corners."""
+    eyes = landmarks[:2].mean(axis=0)
+    across = landmarks[1] - landmarks[0]
+    mouth = landmarks[3:].mean(axis=0) - eyes
+    x = across - np.array([-mouth[1], mouth[0]])
+    x = x / np.hypot(*x) * max(np.hypot(*across) * 2, np.hypot(*mouth) * 1.8)
+    return eyes + mouth * 0.1, x, np.array([-x[1], x[0]])
+
+
+def align_face(pixels: Pixels, landmarks: Floats, size: int) -> Pixels:
+    """FFHQ's crop of a picture uint8 [H, W, 3] by landmarks [5, 2], as uint8 [size, size, 3].
+
+    Where the frame reaches over the picture's border, the picture is reflected and blurred, as FFHQ does.
+    """
+    centre, x, y = ffhq_frame(np.asarray(landmarks, float))
+    quad = np.stack([centre - x - y, centre - x + y, centre + x + y, centre + x - y])
+    side = float(np.hypot(*x)) * 2
+    image = Image.fromarray(pixels)
+
+    shrink = int(np.floor(side / size * 0.5))
+    if shrink > 1:
+        reduced = (max(1, round(image.width / shrink)), max(1, round(image.height / shrink)))
+        scale = np.array(reduced) / np.array(image.size)
+        image = image.resize(reduced, Image.Resampling.BOX)
+        quad, side = quad * scale, side * float(scale.mean())
+
+    border = max(round(side * 0.1), 3)
+    low, high = np.floor(quad.min(axis=0)).astype(int) - border, np.ceil(quad.max(axis=0)).astype(int) + border
+    left, top = max(low[0], 0), max(low[1], 0)
+    right, bottom = min(high[0], image.width), min(high[1], image.height)
+    image = image.crop((left, top, right, bottom))
+    quad = quad - [left, top]
+
+    beyond = [max(0, left - low[0]), max(0, top - low[1]), max(0, high[0] - right), max(0, high[1] - bottom)]
+    if max(beyond) > border:
+        pad = np.maximum(beyond, round(side * 0.3))
+        image = _reflected(image, pad, side)
+        quad = quad + pad[:2]
+
+    # Draw at a multiple of the size and average, so that the warp does not alias.
+    factor = max(1, min(4, round(side / size)))
+    data = tuple((quad + 0.5).flatten())
+    drawn = image.transform((size * factor,) * 2, Image.Transform.QUAD, data, Image.Resampling.BILINEAR)
+    if factor > 1:
+        drawn = drawn.resize((size, size), Image.Resampling.LANCZOS)
+    return np.asarray(drawn, np.uint8)
+
+
+def _reflected(image: Image.Image, pad: Floats, side: float) -> Image.Image:
+    left, top, right, bottom = (int(p) for p in pad)
+    pixels = np.pad(np.asarray(image, np.float32), ((top, bottom), (left, right), (0, 0)), "reflect")
+    height, width = pixels.shape[:2]
+    y, x = np.ogrid[:height, :width]
+    # 1 at the padded border, 0 where the picture is.
+    near = np.maximum(
+        1 - np.minimum(x / max(left, 1), (width - 1 - x) / max(right, 1)),
+        1 - np.minimum(y / max(top, 1), (height - 1 - y) / max(bottom, 1)),
+    )
+    weight = np.clip(near * 3 + 1, 0, 1)[..., None]
+    blurred = Image.fromarray(pixels.astype(np.uint8)).filter(ImageFilter.GaussianBlur(side * 0.02))
+    pixels += (np.asarray(blurred, np.float32) - pixels) * weight
+    pixels += (np.median(pixels, axis=(0, 1)) - pixels) * np.clip(near, 0, 1)[..., None]
+    return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+
+
+def is_aligned(landmarks: Floats, height: int, width: int) -> bool:
+    """Whether a square picture's own frame is, within tolerances, FFHQ's frame of the landmarks [5, 2]."""
+    if abs(height - width) > 0.02 * max(height, width):
+        return False
+    centre, x, _ = ffhq_frame(np.asarray(landmarks, float))
+    off = np.abs(centre - np.array([width, height]) / 2).max() / width
+    size = float(np.hypot(*x)) * 2 / width
+    tilt = abs(float(np.arctan2(x[1], x[0])))
+    return bool(off < _CENTRE_TOLERANCE and abs(size - 1) < _SIZE_TOLERANCE and tilt < np.radians(12))
+
+
+def resize_square(pixels: Pixels, size: int) -> Pixels:
+    """The middle square of a picture uint8 [H, W, 3], as uint8 [size, size, 3]."""
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = Image.fromarray(pixels[top : top + side, left : left + side])
+    return np.asarray(square if side == size else square.resize((size, size), Image.Resampling.LANCZOS), np.uint8)
+
+
+def prepare(decoded: DecodedImage, mode: str, size: int, detector: FaceDetector | None) -> list[AlignedFace]:
+    """The faces of a picture, each [size, size, 3], the largest first.
+
+    mode "never" takes the picture's middle square as an aligned crop. "auto" finds faces: a crop that already is in
+    FFHQ's frame passes as it is, others are warped. Raises InputError with reason "no-face" or "too-small".
+    """
+    pixels = decoded.pixels
+    if mode == "never":
+        return [AlignedFace(resize_square(pixels, size), 0, 1, False)]
+    if detector is None:
+        raise ValueError("mode 'auto' needs a detector")
+    faces = detector.detect(pixels)
+    if not faces:
+        raise InputError("no-face", "no face was found: crop to the face, or use --align never for aligned crops")
+    height, width = pixels.shape[:2]
+    if is_aligned(faces[0].landmarks, height, width):
+        return [AlignedFace(resize_square(pixels, size), 0, 1, False)]
+    large = [face for face in faces if np.hypot(*ffhq_frame(face.landmarks)[1]) * 2 >= _SMALLEST]
+    if not large:
+        raise InputError("too-small", f"every face has a frame of fewer than {_SMALLEST} pixels: use a larger picture")
+    return [
+        AlignedFace(align_face(pixels, face.landmarks, size), index, len(large), True)
+        for index, face in enumerate(large)
+    ]

@@ -1,0 +1,194 @@
+"""Several devices, one process each, on one job: the manifest is the queue from which they claim their inputs.
+
+The process that was called plans the job, holds the lock on the folder, and waits; the others claim inputs, a few at a
+time, and do with them what a job on one device does. When one of them ends before its time, what it had claimed goes
+back to the others. When the first one is killed, the others notice and end, too.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING, Any
+
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.system.locks import locked
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+    from faceanon_engine.engine.datasets.folder import InputFile
+    from faceanon_engine.engine.job.manifest import Manifest
+    from faceanon_engine.engine.job.report import JobObserver
+    from faceanon_engine.engine.job.run import WorkerFactory
+    from faceanon_engine.engine.job.settings import JobSettings
+
+logger = logging.getLogger(__name__)
+
+
+def share_among(
+    devices: Sequence[str],
+    settings: JobSettings,
+    todo: Sequence[InputFile],
+    manifest: Manifest,
+    observer: JobObserver,
+    make_worker: WorkerFactory,
+) -> None:
+    """Have these inputs done by one process a device; raises UserError when all of them ended and some are left."""
+    from faceanon_engine.engine.system.printable import readable
+
+    manifest.fill_queue(readable(file.relative) for file in todo)
+    left: Sequence[str] = devices
+    while True:
+        troubles = _Round(left, settings, manifest, observer, make_worker).run()
+        unfinished = manifest.queued()
+        if not unfinished:
+            return
+        left = [name for number, name in enumerate(left) if number not in troubles]
+        if not left or not troubles:
+            reason = "; ".join(troubles.values()) or "no process claimed them"
+            raise UserError(f"{unfinished} inputs are left: {reason}: mend that and run the same command again")
+
+
+class _Round:
+    """Processes that were started together, until the last of them has ended."""
+
+    def __init__(
+        self,
+        devices: Sequence[str],
+        settings: JobSettings,
+        manifest: Manifest,
+        observer: JobObserver,
+        make_worker: WorkerFactory,
+    ) -> None:
+        self._devices = devices
+        self._settings = settings
+        self._manifest = manifest
+        self._observer = observer
+        self._make_worker = make_worker
+        self._troubles: dict[int, str] = {}
+
+    def run(self) -> Mapping[int, str]:
+        """What went wrong, by the number of the device."""
+        context = multiprocessing.get_context("spawn")  # a fork would inherit the GPU's state and threads' locks
+        processes: dict[int, SpawnProcess] = {}
+        lines: dict[int, Connection] = {}
+        try:
+            for number, name in enumerate(self._devices):
+                ours, theirs = context.Pipe()
+                arguments = (self._settings, name, number, len(self._devices), theirs, self._make_worker)
+                processes[number] = context.Process(target=_process, args=arguments, name=f"faceanon-{name}")
+                with _interrupts_left_to_us():
+                    processes[number].start()
+                theirs.close()
+                lines[number] = ours
+            while lines:
+                for line in wait(list(lines.values()), timeout=1.0):
+                    number = next(number for number, each in lines.items() if each is line)
+                    try:
+                        self._hear(number, lines[number].recv())
+                    except (EOFError, OSError):
+                        lines.pop(number).close()
+                        self._ended(number, processes[number])
+        finally:
+            for process in processes.values():
+                process.terminate()
+            for process in processes.values():
+                process.join()
+            for line in lines.values():
+                line.close()
+            from faceanon_engine.engine.job.folder import NAMES_LOCK_NAME, PROCESS_LOCK_PATTERN
+
+            for path in (NAMES_LOCK_NAME, *(PROCESS_LOCK_PATTERN.replace("*", str(number)) for number in processes)):
+                (self._settings.output / path).unlink(missing_ok=True)
+        return self._troubles
+
+    def _hear(self, number: int, message: tuple[Any, ...]) -> None:
+        kind, *values = message
+        if kind == "trouble":
+            self._troubles[number] = f"{self._devices[number]}: {values[0]}"
+        elif kind == "note":
+            self._observer.note(f"{self._devices[number]}: {values[0]}")
+        else:
+            getattr(self._observer, kind)(*values)
+
+    def _ended(self, number: int, process: SpawnProcess) -> None:
+        process.join()
+        if process.exitcode and number not in self._troubles:
+            self._troubles[number] = f"{self._devices[number]}: its process ended with code {process.exitcode}"
+        if number in self._troubles:
+            self._manifest.release(number)
+            self._observer.note(f"{self._troubles[number]}: the others go on with its inputs")
+
+
+def _process(
+    settings: JobSettings, device: str, number: int, count: int, line: Connection, make_worker: WorkerFactory
+) -> None:
+    """What the process of one device does; it ends when the other end of the line is closed."""
+    from faceanon_engine.engine.job.folder import PROCESS_LOCK_PATTERN
+    from faceanon_engine.engine.job.manifest import NAME, Manifest
+    from faceanon_engine.engine.job.run import take_part
+    from faceanon_engine.engine.system.cores import usable_cores
+
+    threading.Thread(target=_end_with_parent, args=(line,), daemon=True).start()
+    try:
+        if device == "cpu":
+            # Read when Torch is loaded, which it is not yet: the processes share the cores.
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
+        lock = locked(settings.output / PROCESS_LOCK_PATTERN.replace("*", str(number)))
+        with lock, Manifest.create(settings.output / NAME) as manifest:
+            observer = _telling(line.send, manifest)
+            take_part(replace(settings, device=device, devices=None), number, manifest, observer, make_worker)
+    except Exception as error:
+        logger.debug("the process of %s failed", device, exc_info=True)
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        line.send(("trouble", " ".join(text.split())[:500]))
+
+
+@contextmanager
+def _interrupts_left_to_us() -> Iterator[None]:
+    """Processes started meanwhile ignore Ctrl-C, which a terminal sends to all: the first one ends the others."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end_with_parent(line: Connection) -> None:
+    """Nothing is ever sent down this line: it speaks only by being closed, which a killed process does, too."""
+    try:
+        line.recv()
+    except (EOFError, OSError):
+        os._exit(3)
+
+
+def _telling(send: Callable[[tuple[Any, ...]], None], manifest: Manifest) -> JobObserver:
+    """An observer that passes on what it is told."""
+    from faceanon_engine.engine.job.report import JobObserver
+
+    class Telling(JobObserver):
+        def progress(self, done: float, total: float | None, what: str = "") -> None:
+            send(("progress", done, total, what))
+
+        def batch(self, size: int, step: int, steps: int) -> None:
+            send(("batch", size, step, steps))
+
+        def input_finished(self, path: str, failed: bool) -> None:
+            manifest.leave_queue(path)
+            send(("input_finished", path, failed))
+
+        def note(self, message: str) -> None:
+            send(("note", message))
+
+    return Telling()

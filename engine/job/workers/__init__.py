@@ -1,0 +1,1 @@
+"""What anonymizes a job's batches."""

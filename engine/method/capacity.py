@@ -1,0 +1,73 @@
+"""How many images fit at once, for the stages before the optimisation and for the optimisation itself."""
+
+from __future__ import annotations
+
+import torch
+
+from faceanon_engine.engine.method.cuda_graph import _chosen_algorithms
+from faceanon_engine.engine.method.step import State, StepSettings, step
+from faceanon_engine.engine.networks.precision import Networks
+from faceanon_engine.engine.sessions.runs import Runs
+from faceanon_engine.engine.system.devices import gpu_of
+from faceanon_engine.engine.system.memory import free_memory
+
+
+def choose_batch_size(runs: Runs, limit: int = 32) -> int:
+    """How many images a forward-only stage takes at once: at most a quarter of the memory that is free, or `limit`.
+
+    An image takes the encoders up to about 128 MiB at its peak: 64 channels of 256 px, a few times.
+    """
+    # Half of a GPU's memory counts as free: asking would need Torch.
+    free = free_memory() if runs.device == "cpu" else gpu_of(runs.device).total // 2
+    return max(1, min(limit, free // 4 // (128 * 2**20)))
+
+
+MOST_SLOTS = 32
+"""More images at once fill no GPU better, and results would come late."""
+
+
+SHARE_OF_MEMORY = 0.85
+"""What is left is for the stages before the optimisation, and for what the allocator loses between blocks."""
+
+
+def measured_capacity(
+    networks: Networks, settings: StepSettings, image: State, *, free: int | None = None, limit: int = MOST_SLOTS
+) -> int:
+    """How many images can be stepped together on the GPU of `image`, by the memory that steps of one and of three take.
+
+    `free` is what may be taken, in bytes; None asks the device. Where three do not fit it is one.
+    """
+    device = image.rows.device
+    torch.cuda.empty_cache()
+    available = torch.cuda.mem_get_info(device)[0] if free is None else free
+    try:
+        one, three = (_peak(networks, settings, image, count) for count in (1, 3))
+    except torch.OutOfMemoryError:
+        return 1
+    return fitting(one, three, available, limit)
+
+
+def fitting(one: int, three: int, free: int, limit: int) -> int:
+    """Images that fit into `free` bytes when one takes so many and three so many; at least 1, at most `limit`."""
+    each = max(1, (three - one) // 2)
+    common = max(0, one - each)
+    return max(1, min(limit, int(free * SHARE_OF_MEMORY - common) // each))
+
+
+def _peak(networks: Networks, settings: StepSettings, image: State, count: int) -> int:
+    """Bytes that a step of so many images takes at its peak, over what is taken before."""
+    device = image.rows.device
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    state = image.blank(count)
+    for slot in range(count):
+        state.place(slot, image)
+    with _chosen_algorithms():
+        for _ in range(2):
+            step(networks, state, settings)
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_allocated(device) - before
+    del state
+    torch.cuda.empty_cache()
+    return peak

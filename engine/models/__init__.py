@@ -1,0 +1,1 @@
+"""Bundles of networks: opened, written, downloaded and imported."""

@@ -1,0 +1,257 @@
+"""Downloads the official checkpoints from their published addresses: resumed, checked, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+from typing import IO, cast
+from urllib.parse import urlsplit
+
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.models.official import OfficialFile
+from faceanon_engine.engine.system.digests import sha256_of
+from faceanon_engine.engine.system.locks import locked
+from faceanon_engine.engine.system.progress import Progress
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a download gave: the file's sha256 and the address it came from."""
+
+    sha256: str
+    url: str
+
+
+def fetch_official(
+    file: OfficialFile,
+    folder: Path,
+    *,
+    progress: Progress | None = None,
+    tries: int = 4,
+    timeout: float = 30.0,
+    pause: float = 1.0,
+) -> Fetched:
+    """Get the file into the folder from the first of its addresses that has it; arguments as `fetch`.
+
+    An archive lies beside the file while it is read, and is removed afterwards. Raises UserError saying what is wrong
+    with each address.
+    """
+    target = folder / file.name
+    reasons = []
+    for address in file.addresses:
+        try:
+            if not address.archive:
+                found = fetch(
+                    address.url,
+                    target,
+                    sha256=address.sha256,
+                    progress=progress,
+                    tries=tries,
+                    timeout=timeout,
+                    pause=pause,
+                )
+                return Fetched(found, address.url)
+            archive = folder / PurePosixPath(urlsplit(address.url).path).name
+            fetch(
+                address.url,
+                archive,
+                sha256=address.sha256,
+                progress=progress,
+                tries=tries,
+                timeout=timeout,
+                pause=pause,
+            )
+            found = _extract(archive, target)
+            archive.unlink(missing_ok=True)
+            return Fetched(found, address.url)
+        except UserError as error:
+            reasons.append(str(error))
+    raise UserError("; ".join(reasons))
+
+
+def fetch(
+    url: str,
+    target: Path,
+    *,
+    sha256: str | None = None,
+    progress: Progress | None = None,
+    tries: int = 4,
+    timeout: float = 30.0,
+    pause: float = 1.0,
+) -> str:
+    """Download to `target`, going on with what an interrupted download left; returns the file's sha256.
+
+    The file appears under its name when it is complete and, where `sha256` is known, right; one that is there already
+    and right is kept. `progress` counts bytes; `pause` is the wait before the second try in seconds,
+    doubled for each further one. Raises UserError when the address cannot be reached, refuses, or sends something
+    else, and when another process downloads the same file.
+    """
+    if sha256 is not None and target.is_file() and sha256_of(target) == sha256:
+        return sha256
+    partial = target.with_name(target.name + ".partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{target.parent} cannot be made ({error.strerror}): choose another folder") from None
+    lock = partial.with_name(partial.name + ".lock")
+    taken = f"{partial} is being written by another download: wait for that one"
+    with ExitStack() as stack:
+        try:
+            # Two that append to one partial file would mix their halves.
+            stack.enter_context(locked(lock, refusal=taken, remove=True))
+        except OSError as error:
+            raise UserError(f"{partial} cannot be written ({error.strerror}): choose another folder") from None
+        found = _complete(url, partial, sha256, progress, tries, timeout, pause)
+        try:
+            os.replace(partial, target)
+        except OSError as error:
+            raise UserError(f"{target} cannot be written ({error.strerror}): choose another folder") from None
+        _etag(partial).unlink(missing_ok=True)
+    return found
+
+
+def _complete(
+    url: str,
+    partial: Path,
+    sha256: str | None,
+    progress: Progress | None,
+    tries: int,
+    timeout: float,
+    pause: float,
+) -> str:
+    """Bring the partial file to its end; returns its sha256, or raises UserError with what the last try met."""
+    reason = ""
+    for attempt in range(tries):
+        if attempt:
+            time.sleep(pause * 2 ** (attempt - 1))
+        resumed = False
+        try:
+            resumed = _continue(url, partial, progress, timeout)
+        except urllib.error.HTTPError as error:
+            reason = f"the server answered {error.code} {error.reason}"
+            if error.code == 416 and partial.exists():
+                # Nothing follows what is here: it is complete, or the beginning of something else.
+                complete = error.headers.get("Content-Range") == f"bytes */{partial.stat().st_size}"
+                if (found := sha256_of(partial)) == sha256 or (sha256 is None and complete):
+                    return found
+                _discard(partial)
+                continue
+            if error.code < 500 and error.code not in (408, 429):
+                raise UserError(f"{url} could not be downloaded ({reason}): check the address") from None
+            continue
+        except (OSError, HTTPException) as error:
+            cause = getattr(error, "reason", error)
+            reason = " ".join(str(cause).split()) or type(error).__name__
+            if isinstance(cause, socket.gaierror):
+                break  # There is no network, or no such host: neither changes within seconds.
+            continue
+        found = sha256_of(partial)
+        if sha256 in (None, found):
+            return found
+        _discard(partial)
+        if not resumed:
+            raise UserError(
+                f"{url} sent a file with sha256 {found}, expected {sha256}: nothing was kept, do not use it"
+            )
+        reason = "what an earlier download left was of another file"
+    raise UserError(f"{url} could not be downloaded ({reason}): try again later, it goes on where it stopped")
+
+
+def _continue(url: str, partial: Path, progress: Progress | None, timeout: float) -> bool:
+    """Append what is missing, or write all where the server cannot go on; returns whether it went on."""
+    have = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "faceanon-engine"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+        if _etag(partial).is_file():
+            request.add_header("If-Range", _etag(partial).read_text(encoding="utf-8"))
+    with urllib.request.urlopen(request, timeout=timeout) as answer:
+        if answer.headers.get_content_type() == "text/html":
+            raise UserError(f"{url} sent a web page instead of a file: download it in a browser")
+        resumed = answer.status == 206 and str(answer.headers.get("Content-Range", "")).startswith(f"bytes {have}-")
+        if not resumed:
+            have = 0
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length is not None else None
+        with _writing(partial):
+            if not resumed:
+                etag = str(answer.headers.get("ETag", ""))
+                # Only a strong one promises the same bytes.
+                if etag.startswith('"'):
+                    _etag(partial).write_text(etag, encoding="utf-8")
+                else:
+                    _etag(partial).unlink(missing_ok=True)
+        with _open(partial, "ab" if resumed else "wb") as stream:
+            while block := answer.read(_BLOCK):
+                with _writing(partial):
+                    stream.write(block)
+                have += len(block)
+                if progress is not None:
+                    progress(have, total)
+            with _writing(partial):
+                stream.flush()
+                os.fsync(stream.fileno())
+    if total is not None and have < total:
+        raise ConnectionError(f"the connection ended after {have} of {total} bytes")
+    return resumed
+
+
+def _extract(archive: Path, target: Path) -> str:
+    """Write the archive's file of the target's name to the target; returns its sha256. Nothing else is unpacked."""
+    partial = target.with_name(target.name + ".partial")
+    digest = hashlib.sha256()
+    try:
+        with tarfile.open(archive) as content:
+            for member in content:
+                if member.isfile() and PurePosixPath(member.name).name == target.name:
+                    break
+            else:
+                raise UserError(f"{archive} holds no {target.name}: look into it, or get the file elsewhere")
+            source = content.extractfile(member)
+            assert source is not None
+            with _writing(partial), open(partial, "wb") as stream:
+                while block := source.read(_BLOCK):
+                    stream.write(block)
+                    digest.update(block)
+        os.replace(partial, target)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UserError(f"{archive} is no readable tar archive ({error}): delete it and try again") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tell a failure of the disk from one of the network."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): free space there") from None
+
+
+def _open(path: Path, mode: str) -> IO[bytes]:
+    with _writing(path):
+        return cast(IO[bytes], open(path, mode))
+
+
+def _etag(partial: Path) -> Path:
+    """Where the server's mark of the version that the partial file belongs to is kept."""
+    return partial.with_name(partial.name + ".etag")
+
+
+def _discard(partial: Path) -> None:
+    partial.unlink(missing_ok=True)
+    _etag(partial).unlink(missing_ok=True)

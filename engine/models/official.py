@@ -1,0 +1,102 @@
+"""The official checkpoints: what they hold, where they are published, under which terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a file is published: `url` sends it, or a tar archive that holds a file of its name.
+
+    sha256: of what the address sends, where its publisher states one.
+    """
+
+    url: str
+    sha256: str | None = None
+    archive: bool = False
+
+
+@dataclass(frozen=True)
+class OfficialFile:
+    """A published checkpoint: its name, what it holds, its addresses in order, the page that offers it, its terms.
+
+    optional: not needed beside the others, fetched only when it is named.
+    """
+
+    name: str
+    holds: str
+    addresses: tuple[Address, ...]
+    page: str
+    licence: str
+    optional: bool = False
+
+
+# The archives and their checksums stand in FALCO's lib/config.py (chi0tzp/FALCO). The other publishers state no
+# checksum: what was downloaded is recorded on import.
+OFFICIAL: tuple[OfficialFile, ...] = (
+    OfficialFile(
+        "stylegan2_ffhq1024.pth",
+        "generator",
+        (
+            Address(
+                "https://www.dropbox.com/scl/fi/yec5wgg8j388fc0saigbj/genforce.tar?rlkey=kkhkkxvnc985746ichtdyct3f&dl=1",
+                "63284b4f4ffeac38037061fd175c462afff82bbe570ed80092720a724a67a6dc",
+                archive=True,
+            ),
+        ),
+        "https://github.com/chi0tzp/FALCO#prerequisite-pre-trained-models",
+        "NVIDIA's StyleGAN2 FFHQ weights, non-commercial (NVIDIA Source Code License-NC), converted by GenForce",
+    ),
+    OfficialFile(
+        "e4e_ffhq_encode.pt",
+        "inverter, and a generator",
+        (
+            Address(
+                "https://www.dropbox.com/s/1jujsdr6ytzilym/e4e.tar?dl=1",
+                "b4a95155f2bebbb229b7dfc914fe937753b9a5b8de9a837875f9fbcacf8bb287",
+                archive=True,
+            ),
+        ),
+        "https://github.com/omertov/encoder4editing#pretrained-models",
+        "code MIT; the decoder in it is NVIDIA's StyleGAN2 FFHQ, non-commercial",
+    ),
+    OfficialFile(
+        "model_ir_se50.pth",
+        "identity encoder",
+        (
+            Address(
+                "https://www.dropbox.com/s/idulblr8pdrmbq1/arcface.tar?dl=1",
+                "edd5854cacd86c17a78a11f70ab8c49bceffefb90ee070754288fa7ceadcdfb2",
+                archive=True,
+            ),
+        ),
+        "https://github.com/TreB1eN/InsightFace_Pytorch",
+        "code MIT; no terms are stated for the weights, which were trained on faces collected from the web",
+    ),
+    OfficialFile(
+        "FaRL-Base-Patch16-LAIONFace20M-ep64.pth",
+        "attribute encoder",
+        (
+            Address(
+                "https://github.com/FacePerceiver/FaRL/releases/download/pretrained_weights/"
+                "FaRL-Base-Patch16-LAIONFace20M-ep64.pth"
+            ),
+            Address(
+                "https://www.dropbox.com/s/xxhmvo3q7avlcac/farl.tar?dl=1",
+                "1d67cc6fd3cea9fdd7ec6af812a32e6b02374162d02137dd80827283d496b2d8",
+                archive=True,
+            ),
+        ),
+        "https://github.com/FacePerceiver/FaRL#pre-trained-backbones",
+        "MIT",
+    ),
+    OfficialFile(
+        "ffhq.pkl",
+        "generator, in NVIDIA's own file",
+        (Address("https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/ffhq.pkl"),),
+        "https://github.com/NVlabs/stylegan2-ada-pytorch",
+        "NVIDIA Source Code License, non-commercial",
+        optional=True,
+    ),
+)

@@ -1,0 +1,31 @@
+"""sha256 of files and of plain values, as hexadecimal text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+_BLOCK = 1 << 20
+
+
+def sha256_of(*files: Path) -> str:
+    """Of the bytes of one file, or of several, one after the other; raises OSError."""
+    return sha256_of_all(files)
+
+
+def sha256_of_all(files: Iterable[Path]) -> str:
+    """Of the files' bytes, one after the other; raises OSError."""
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_of_values(values: Any) -> str:
+    """Of values that JSON can hold, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

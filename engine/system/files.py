@@ -1,0 +1,112 @@
+"""Atomic writes: files and folders appear under their names whole or not at all, whenever the process is killed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from faceanon_engine.engine.errors import UserError
+
+_TEMPORARY_PREFIX = ".faceanon-tmp-"
+TEMPORARY_PATTERN = _TEMPORARY_PREFIX + "*"
+"""The names that a killed process may leave behind."""
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A new empty file beside `path` to write to; it takes the name when the block ends, and stays after a power cut.
+
+    When the block raises, it is deleted and what was at `path` stays. Raises OSError.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, dir=path.parent)
+    try:
+        os.close(descriptor)
+        yield Path(name)
+        _flush(name, os.O_RDWR)
+        os.chmod(name, 0o666 & ~_UMASK)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    with suppress(OSError):  # not every file system, and no Windows, flushes a folder; the file is there already
+        _flush(path.parent, os.O_RDONLY)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A new empty folder beside `path` to fill; it takes the place of what is at `path` when the block ends.
+
+    When the block raises, it is deleted and what was at `path` stays. Folders above are made. Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        _replace_folder(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    if not path.exists():
+        os.replace(new, path)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        os.replace(path, aside / "old")
+        try:
+            os.replace(new, path)
+        except OSError:
+            os.replace(aside / "old", path)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
+    """Write a file as `atomic_file` says; raises OSError."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_result(path: Path, data: bytes) -> None:
+    """Write a file that the person asked for, with the folders to it; raises UserError naming it and the remedy."""
+    with failures_explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, data)
+
+
+@contextmanager
+def failures_explained(path: Path) -> Iterator[None]:
+    """Turn an OSError of writing `path` into a UserError that names it and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "free space, then run the same command again"
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "check the folder's rights, then run the same command again"
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): {remedy}") from None
+
+
+def _flush(path: str | Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# Read once: reading means setting it for a moment, which other threads would see.
+_UMASK = _read_umask()

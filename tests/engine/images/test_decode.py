@@ -1,0 +1,210 @@
+"""Whatever people have is read or refused with a reason; what is written is whole and has no metadata."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from faceanon_engine.engine.datasets.folder import find_inputs
+from faceanon_engine.engine.errors import InputError, UserError
+from faceanon_engine.engine.images.decode import read_image
+from faceanon_engine.engine.images.encode import encode
+
+# What decoders warn of is what these tests give them.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+PICTURE = np.stack(np.meshgrid(np.arange(0, 240, 10), np.arange(0, 160, 10)), axis=-1).astype(np.uint8)
+PICTURE = np.concatenate([PICTURE, 255 - PICTURE[..., :1]], axis=-1)  # [16, 24, 3]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16", "I", "F", "YCbCr"])
+def test_every_mode_becomes_rgb(mode: str, tmp_path: Path) -> None:
+    if mode in ("I;16", "I"):
+        image = Image.fromarray((PICTURE[..., 0].astype(np.uint16) * 257).astype(np.uint16))
+        image = image if mode == "I;16" else image.convert("I")
+    elif mode == "F":
+        image = Image.fromarray(PICTURE[..., 0].astype(np.float32))
+    else:
+        image = Image.fromarray(PICTURE).convert(mode)
+    path = tmp_path / "image.tif"
+    image.save(path)
+    pixels = read_image(path).pixels
+    assert (pixels.shape, pixels.dtype) == ((16, 24, 3), np.uint8)
+    # Red rises from left to right, and grey follows it far enough.
+    assert pixels[:, -4:, 0].mean() > pixels[:, :4, 0].mean() + 20
+
+
+def test_sixteen_bits_are_scaled_and_not_cut(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.full((16, 16), 32896, np.uint16)).save(path)
+    assert set(read_image(path).pixels.flatten()) == {128}
+
+
+def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
+    path = tmp_path / "clear.png"
+    Image.new("RGBA", (16, 16), (200, 0, 0, 0)).save(path)
+    assert set(read_image(path).pixels.flatten()) == {255}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int, tmp_path: Path) -> None:
+    turns = {2: 0, 3: 1, 4: 2, 5: 3, 6: 4, 7: 5, 8: 6}
+    kinds = [
+        Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
+        Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_90, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_270,
+    ]  # fmt: skip
+    stored = Image.fromarray(PICTURE)
+    if orientation > 1:
+        stored = stored.transpose(kinds[turns[orientation]])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "turned.png").pixels, PICTURE)
+
+
+def broken(tmp_path: Path) -> dict[str, Path]:
+    good = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(good, "JPEG")
+    contents = {
+        "empty": b"",
+        "truncated": good.getvalue()[: len(good.getvalue()) // 2],
+        "not-an-image": b"this is a letter, not a picture" * 10,
+    }
+    paths = {}
+    for reason, content in contents.items():
+        paths[reason] = tmp_path / f"{reason}.jpg"
+        paths[reason].write_bytes(content)
+    Image.new("1", (5000, 5000)).save(tmp_path / "bomb.png")
+    Image.new("RGB", (3, 3)).save(tmp_path / "tiny.png")
+    (tmp_path / "folder.png").mkdir()
+    return {
+        **paths,
+        "too-large": tmp_path / "bomb.png",
+        "too-small": tmp_path / "tiny.png",
+        "missing": tmp_path / "nothing.png",
+        "unreadable": tmp_path / "folder.png",
+    }
+
+
+def test_what_cannot_be_read_has_a_reason(tmp_path: Path) -> None:
+    for reason, path in broken(tmp_path).items():
+        with pytest.raises(InputError) as caught:
+            read_image(path, max_pixels=1_000_000)
+        assert caught.value.reason == reason
+        assert "\n" not in caught.value.message
+
+
+def test_a_wrong_suffix_does_not_matter(tmp_path: Path) -> None:
+    Image.fromarray(PICTURE).save(tmp_path / "really.jpg", "PNG")
+    found = read_image(tmp_path / "really.jpg")
+    assert found.format == "PNG"
+    np.testing.assert_array_equal(found.pixels, PICTURE)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_a_damaged_file_never_gives_anything_but_an_input_error(data: st.DataObject) -> None:
+    import tempfile
+
+    kind = data.draw(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "TGA", "PPM"]))
+    stream = io.BytesIO()
+    Image.fromarray(PICTURE).save(stream, kind)
+    content = bytearray(stream.getvalue())
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
+        file.write(content)
+        file.flush()
+        with contextlib.suppress(InputError):
+            assert read_image(Path(file.name)).pixels.ndim == 3
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_results_carry_no_metadata(kind: str) -> None:
+    data = encode(PICTURE, kind, 90)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.size == (24, 16)
+        assert not image.getexif()
+        assert not set(image.info) - {
+            "jfif",
+            "jfif_version",
+            "jfif_unit",
+            "jfif_density",
+            "loop",
+            "background",
+            "timestamp",
+        }
+    assert b"Exif" not in data
+    assert b"ICC" not in data
+
+
+def test_png_is_lossless() -> None:
+    with Image.open(io.BytesIO(encode(PICTURE, "png"))) as image:
+        np.testing.assert_array_equal(np.asarray(image), PICTURE)
+
+
+def test_inputs_are_found_sorted_and_below_the_root(tmp_path: Path) -> None:
+    for name in ("b.png", "a/z.JPG", "a/.hidden.png", ".git/x.png", "notes.txt", "a/b/c.webp"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert [str(f.relative) for f in find_inputs(tmp_path)] == ["b.png", "a/z.JPG", "a/b/c.webp"]
+    assert [str(f.relative) for f in find_inputs(tmp_path / "b.png")] == ["b.png"]
+    (tmp_path / "list.txt").write_text("# ours\nb.png\n\na/z.JPG\nb.png\n../outside.png\n/absolute/path.png\n")
+    listed = [str(f.relative) for f in find_inputs(tmp_path / "list.txt")]
+    assert listed == ["b.png", "a/z.JPG", "outside.png", "absolute/path.png"]
+    with pytest.raises(UserError, match="does not exist"):
+        list(find_inputs(tmp_path / "nothing"))
+
+
+def test_lists_come_from_every_editor_and_every_name(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes("\ufefffirst.png\r\n\r\nth\u2028ird.png\r\nfou\x0crth.png".encode())
+    listed = [str(file.relative) for file in find_inputs(tmp_path / "list.txt")]
+    assert listed == ["first.png", "th\u2028ird.png", "fou\x0crth.png"]
+    for content in ("a.png\n".encode("utf-16"), b"a\0.png\n"):
+        (tmp_path / "list.txt").write_bytes(content)
+        with pytest.raises(UserError, match="not a text file"):
+            list(find_inputs(tmp_path / "list.txt"))
+
+
+def test_a_path_that_cannot_be_opened_has_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "round.png").symlink_to("round.png")
+    for name in ("round.png", "x" * 300 + ".png"):
+        with pytest.raises(InputError) as caught:
+            read_image(tmp_path / name)
+        assert caught.value.reason == "unreadable"
+
+
+def test_a_telephones_pictures_are_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    (found,) = find_inputs(tmp_path)
+    with pytest.raises(InputError, match="convert") as caught:
+        read_image(found.path)
+    assert caught.value.reason == "not-an-image"
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_damaged_exif_data_spoil_no_picture(data: st.DataObject) -> None:
+    import tempfile
+
+    exif = Image.Exif()
+    exif[0x010E], exif[0x011A], exif[0x8825] = "a name", 72.0, {1: "N", 2: (48.0, 51.0, 29.0)}
+    content = bytearray(exif.tobytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(6, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with tempfile.NamedTemporaryFile(suffix=".webp") as file:
+        Image.fromarray(PICTURE).save(file, "WEBP", lossless=True, exif=bytes(content))
+        file.flush()
+        assert sorted(read_image(Path(file.name)).pixels.shape) == [3, 16, 24]
+
+
+def test_exif_data_that_are_none_spoil_no_picture(tmp_path: Path) -> None:
+    Image.fromarray(PICTURE).save(tmp_path / "a.png", exif=b"Exif\0\0these are none")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png").pixels, PICTURE)

@@ -1,0 +1,219 @@
+"""Several processes on one job: each input once, whoever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from faceanon_engine.engine.datasets.reader import Reader, thread_count
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.job import run as job_module
+from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
+from faceanon_engine.engine.job.report import JobObserver
+from faceanon_engine.engine.job.settings import JobSettings, job_settings
+from faceanon_engine.engine.system.devices import device_names
+from tests.support.fake_worker import GREEN, FakeWorker, make_inputs
+from tests.support.shared_worker import CannotLoad, SharedWorker
+
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> JobSettings:
+    values = {"align": "never", "steps": 2, "contact_sheet": 0, "devices": "cpu,cpu"}
+    return job_settings(tmp_path / "in", tmp_path / "out", values)
+
+
+def ends(pid: int, patience: float = 20) -> bool:
+    """Whether the process stops running; its entry may stay for as long as nobody asks how it ended.
+
+    An orphan is left to the first process of the machine, which in a container often does not ask.
+    """
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+class Told(JobObserver):
+    def __init__(self) -> None:
+        self.finished: list[str] = []
+        self.notes: list[str] = []
+
+    def input_finished(self, path: str, failed: bool) -> None:
+        self.finished.append(path)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def run(settings: JobSettings, observer: JobObserver | None = None) -> Any:
+    return job_module.run(settings, observer=observer, make_worker=SharedWorker)
+
+
+def items(settings: JobSettings, state: str | None = None) -> list[ItemRow]:
+    with Manifest.read(settings.output / "manifest.sqlite") as manifest:
+        return manifest.items(state)
+
+
+def test_names_of_devices() -> None:
+    assert device_names(None) == ()
+    assert device_names("cuda:0, cuda:1") == ("cuda:0", "cuda:1")
+    with pytest.raises(UserError, match="names none"):
+        device_names(" , ")
+
+
+def test_inputs_are_claimed_once_and_go_back_when_their_process_ends(tmp_path: Path) -> None:
+    with Manifest.create(tmp_path / "a.sqlite") as one, Manifest.create(tmp_path / "a.sqlite") as other:
+        one.fill_queue(f"{number}.png" for number in range(7))
+        assert list(one.claim(0, 3)) == ["0.png", "1.png", "2.png"]
+        assert list(other.claim(1, 3)) == ["3.png", "4.png", "5.png"]
+        one.leave_queue("1.png")
+        assert one.queued() == 6
+        other.release(0)
+        assert list(other.claim(1, 9)) == ["0.png", "2.png", "6.png"]
+        assert other.claim(1, 9) == {}
+
+
+def test_two_processes_share_a_job(settings: JobSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_STEP", "0.03")
+    make_inputs(settings.input, 20, {5: GREEN})
+    observer = Told()
+    result = run(settings, observer)
+    assert (result.done, result.failed, result.about["device"]) == (19, 1, "cpu, cpu")
+    assert sorted(observer.finished) == [f"photo-{number:02d}.png" for number in range(20)]
+    processes = {row.neighbour_id for row in items(settings, "done")}
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+    assert not list(settings.output.glob(".faceanon-process-*")), "locks of processes that ended are taken away"
+
+
+def test_what_a_killed_process_had_claimed_is_done_by_the_other(
+    settings: JobSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_STEP", "0.02")
+    flag = tmp_path / "kill"
+    flag.touch()
+    monkeypatch.setenv("FAKE_KILL", str(flag))
+    make_inputs(settings.input, 16)
+    observer = Told()
+    result = run(settings, observer)
+    assert (result.done, result.failed) == (16, 0)
+    assert not flag.exists()
+    assert any("ended with code -9" in note for note in observer.notes)
+
+
+def test_when_all_processes_end_the_person_is_told_and_can_go_on(settings: JobSettings) -> None:
+    make_inputs(settings.input, 3)
+    with pytest.raises(UserError, match=r"3 inputs are left: .*CannotLoad"):
+        job_module.run(settings, make_worker=CannotLoad)
+    assert run(settings).done == 3
+
+
+def test_two_processes_give_no_two_faces_one_name(settings: JobSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_FACES", "photo")
+    from PIL import Image
+
+    make_inputs(settings.input, 8)
+    for path in sorted(settings.input.glob("*.png")):
+        Image.open(path).save(path.with_suffix(".jpg"))  # a.jpg and a.png both want a-face1.png
+    assert run(settings).done == 32
+    outputs = [str(row.output) for row in items(settings)]
+    assert len(set(outputs)) == 32
+    assert all((settings.output / name).is_file() for name in outputs)
+
+
+def test_a_name_costs_no_reading_of_the_whole_manifest(settings: JobSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a hundred thousand photos of several people that would take longer than anonymizing them."""
+    monkeypatch.setattr(Reader, "faces_of", lambda reader, file: [np.zeros((32, 32, 3), np.uint8)] * 3)
+    make_inputs(settings.input, 6)
+    run(replace(settings, devices=None, limit=1))
+    settings = replace(settings, devices=None)
+    with Manifest.create(settings.output / "manifest.sqlite") as manifest:
+        names = [f"photo-{number:02d}.png" for number in range(1, 6)]
+        manifest.list_inputs(
+            [InputRow(name, 1, 1) for name in names], [ItemRow(name, 0, output=name) for name in names]
+        )
+        manifest.fill_queue(names)
+        reads: list[str | None] = []
+        everything = manifest.items
+        monkeypatch.setattr(manifest, "items", lambda state=None: reads.append(state) or everything(state))
+        job_module.take_part(settings, 0, manifest, Told(), FakeWorker)
+        assert len(reads) == 1
+        assert manifest.counts() == {"done": 18, "failed": 0, "pending": 0}
+        assert manifest.has_output("PHOTO-01-face2.png")
+        assert not manifest.has_output("photo-01-face3.png")
+
+
+def test_when_the_first_process_is_killed_the_others_end_and_a_new_run_finishes(tmp_path: Path) -> None:
+    make_inputs(tmp_path / "in", 30)
+    arguments = ["anonymize", tmp_path / "in", tmp_path / "out", "--align", "never", "--steps", "2"]
+    command = [sys.executable, SUPPORT / "shared_worker.py", *arguments, "--contact-sheet", "0", "--devices", "cpu,cpu"]
+    slow = os.environ | {"FAKE_STEP": "0.3"}
+    process = subprocess.Popen(list(map(str, command)), env=slow, stderr=subprocess.DEVNULL)
+    settings = job_settings(tmp_path / "in", tmp_path / "out", {})
+    patience = time.monotonic() + 60
+    while time.monotonic() < patience:
+        time.sleep(0.05)
+        if (settings.output / "manifest.sqlite").exists() and len(items(settings, "done")) >= 4:
+            break
+    workers = {row.neighbour_id for row in items(settings, "done")}
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = {row.output: (settings.output / str(row.output)).stat().st_mtime_ns for row in items(settings, "done")}
+    assert 4 <= len(before) < 30
+    again = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert len(items(settings, "done")) == 30
+    for output, stamp in before.items():
+        assert (settings.output / str(output)).stat().st_mtime_ns == stamp
+    assert all(ends(int(pid)) for pid in workers)
+
+
+def test_ctrl_c_ends_all_processes_in_one_line(tmp_path: Path) -> None:
+    make_inputs(tmp_path / "in", 30)
+    arguments = ["anonymize", tmp_path / "in", tmp_path / "out", "--align", "never", "--steps", "2"]
+    command = [sys.executable, SUPPORT / "shared_worker.py", *arguments, "--contact-sheet", "0", "--devices", "cpu,cpu"]
+    process = subprocess.Popen(
+        list(map(str, command)),
+        env=os.environ | {"FAKE_STEP": "0.3"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    settings = job_settings(tmp_path / "in", tmp_path / "out", {})
+    patience = time.monotonic() + 60
+    while time.monotonic() < patience:
+        time.sleep(0.05)
+        if (settings.output / "manifest.sqlite").exists() and items(settings, "done"):
+            break
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith("interrupted: ")
+    assert "Traceback" not in said
+    assert 0 < len(items(settings, "done")) < 30
+    assert all(ends(int(pid)) for pid in {row.neighbour_id for row in items(settings, "done")})
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processors cannot be taken from a process here")
+def test_no_more_files_are_read_at_once_than_processors_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores in (1, 3, 64):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        assert thread_count() == min(cores, 16)

@@ -1,0 +1,59 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.system.files import atomic_file, write_result
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "deep" / "out.png"
+    write_result(target, b"first")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"out\.png cannot be written \(No space left on device\): free space"):
+        write_result(target, b"second")
+    assert target.read_bytes() == b"first"
+    assert os.listdir(target.parent) == ["out.png"]
+
+
+def test_a_file_system_that_flushes_no_folders_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flush = os.fsync
+
+    def files_only(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(22, "Invalid argument")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    write_result(tmp_path / "out", b"whole")
+    assert (tmp_path / "out").read_bytes() == b"whole"
+
+
+def test_nothing_has_the_name_before_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with atomic_file(target) as temporary:
+        temporary.write_bytes(b"half")
+        assert not target.exists()
+        temporary.write_bytes(b"whole")
+    assert target.read_bytes() == b"whole"
+    with pytest.raises(TypeError), atomic_file(target) as temporary:
+        temporary.write_bytes(b"half" + None)  # type: ignore[operator]
+    assert target.read_bytes() == b"whole"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_others_may_read_it_as_far_as_the_process_lets_them(tmp_path: Path) -> None:
+    write_result(tmp_path / "ours", b"")
+    (tmp_path / "usual").touch()
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ours", "usual")]
+    assert modes[0] == modes[1]
