@@ -25,7 +25,7 @@ from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.sessions.graphs import BATCH, Artifact, TensorSpec, artifact_name, get_graph
 from faceanon_engine.engine.system.digests import sha256_of_all
 from faceanon_engine.engine.system.files import write_atomic
-from faceanon_engine.engine.system.packages import OURS, versions_of
+from faceanon_engine.engine.system.packages import OURS, our_version, versions_of
 from faceanon_engine.engine.system.printable import first_line
 from faceanon_engine.export.precision import to_precision
 from faceanon_engine.export.wrappers import Float32Island, wrap
@@ -221,7 +221,7 @@ def staged(
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}): free space, check rights") from None
     try:
-        tools = versions_of([OURS, "torch", "onnx", "onnxscript", *(["onnxslim"] if slim else [])])
+        tools = {OURS: our_version(), **versions_of(["torch", "onnx", "onnxscript", *(["onnxslim"] if slim else [])])}
         _describe(model, traced, precision, bundle_digest)
         data = _write(model, temporary / f"{stem}.onnx")
         path = temporary / f"{stem}.onnx"
@@ -392,7 +392,7 @@ def _describe(model: ModelProto, traced: Traced, precision: Precision, bundle_di
         },
     )
     model.producer_name = "faceanon-engine"
-    model.producer_version = versions_of(["faceanon-engine"]).get("faceanon-engine", "")
+    model.producer_version = our_version()
     del model.graph.value_info[:]
 
 

@@ -35,7 +35,7 @@ from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.workers.falco import FalcoWorker
 from faceanon_engine.engine.job.workers.worker import Worker
 from faceanon_engine.engine.system.devices import device_names
-from faceanon_engine.engine.system.packages import OURS, version_of
+from faceanon_engine.engine.system.packages import OURS, our_version
 from faceanon_engine.engine.system.printable import readable
 
 WorkerFactory = Callable[[JobSettings, Mapping[str, Any], int], Worker]
@@ -139,5 +139,4 @@ def plan(settings: JobSettings, *, make_worker: WorkerFactory | None = None) -> 
 
 
 def _version() -> str:
-    version = version_of(OURS)
-    return OURS if version is None else f"{OURS} {version}, Python {sys.version.split()[0]}"
+    return f"{OURS} {our_version()}, Python {sys.version.split()[0]}"

@@ -31,7 +31,7 @@ from faceanon_engine.engine.system.digests import sha256_of
 from faceanon_engine.engine.system.files import write_atomic
 from faceanon_engine.engine.system.home import home
 from faceanon_engine.engine.system.locks import locked
-from faceanon_engine.engine.system.packages import OURS, version_of
+from faceanon_engine.engine.system.packages import OURS, our_version
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class EngineCache:
             found = Artifact.read(path)
             if (found.bundle_digest, found.graph, found.precision) != (bundle, graph, precision):
                 raise UserError(f"{path} is of another network")
-            made_by, here = found.tools.get(OURS), version_of(OURS)
+            made_by, here = found.tools.get(OURS), our_version()
             if made_by not in (None, here):
                 raise UserError(f"{path} was exported by version {made_by}, this is {here}: it is exported again")
             found.check()

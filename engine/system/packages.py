@@ -19,6 +19,13 @@ def version_of(*names: str) -> str | None:
     return None
 
 
+def our_version() -> str:
+    """Version of this program, installed or not."""
+    from faceanon_engine import __version__
+
+    return __version__
+
+
 def versions_of(names: Iterable[str]) -> dict[str, str]:
     """Versions by distribution; those that are not installed are left out."""
     return {name: version for name in names if (version := version_of(name)) is not None}

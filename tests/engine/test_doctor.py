@@ -26,7 +26,7 @@ def test_without_a_gpu_the_kernels_do_not_run() -> None:
 
 
 def test_what_the_launcher_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(_: torch.device) -> None:
+    def fails(*_: Any) -> None:
         raise CompileError("nvcc was not found: install the CUDA toolkit")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -45,7 +45,7 @@ def test_a_kernel_is_run_and_looked_at(right: bool, tmp_path: Path, monkeypatch:
             super().launch(source, kernel, grid, block, arguments, shared)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(launch, "CudaLauncher", lambda _: Launcher(tmp_path))
+    monkeypatch.setattr(launch, "CudaLauncher", lambda *_: Launcher(tmp_path))
     found = kernels()
     assert found["works"] == right
     assert found.get("version", found.get("reason")) == (

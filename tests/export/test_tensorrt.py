@@ -56,7 +56,8 @@ def test_every_graph_of_the_demo_bundle_becomes_an_engine(
     artifact = export_graph(demo, graph, precision, tmp_path, traced=traced(demo, graph), check=False)
     shares: list[float] = []
     entry = EngineCache(tmp_path).ensure(
-        key_of(artifact), lambda: build_engine(artifact, key_of(artifact), trt, progress=shares.append)
+        key_of(artifact),
+        lambda: build_engine(artifact, key_of(artifact), trt, progress=lambda done, *_: shares.append(done)),
     )
     assert shares == sorted(shares)
     assert (shares[-1], len(shares) > 10) == (1.0, True)

@@ -25,7 +25,7 @@ from faceanon_engine.engine.system.devices import device_names
 from tests.support.fake_worker import GREEN, FakeWorker, make_inputs
 from tests.support.shared_worker import CannotLoad, SharedWorker
 
-SUPPORT = Path(__file__).resolve().parents[1] / "support"
+SUPPORT = Path(__file__).resolve().parents[2] / "support"
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Case:
 def demo() -> Case:
     from PIL import Image
 
-    folder = Path(__file__).resolve().parents[2] / "demo" / "samples"
+    folder = Path(__file__).resolve().parents[3] / "demo" / "samples"
     names = ("person-01-a.png", "person-04-a.png", "person-09-b.png")
     pixels = np.stack([np.asarray(Image.open(folder / name).convert("RGB").resize((64, 64))) for name in names])
     real = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1

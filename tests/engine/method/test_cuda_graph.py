@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faceanon_engine.engine.method import cuda_graph as cuda_step
+from faceanon_engine.engine.method import capacity, cuda_graph
 from faceanon_engine.engine.method.capacity import fitting, measured_capacity
 from faceanon_engine.engine.method.compare import real_targets
 from faceanon_engine.engine.method.continuous import Finished, PlainStepper, Ticket, make_lanes, optimise_continuously
@@ -43,7 +43,7 @@ def test_what_fits_is_found_from_two_measurements(each: int, common: int, free: 
     if found > 1:
         assert common + found * each <= free
     if found < limit:
-        assert common + (found + 1) * each > free * cuda_step.SHARE_OF_MEMORY - 1
+        assert common + (found + 1) * each > free * capacity.SHARE_OF_MEMORY - 1
 
 
 @pytest.mark.parametrize("fit", [0, 1, 3])
@@ -54,14 +54,14 @@ def test_a_gpu_that_holds_few_images_is_no_error(fit: int, monkeypatch: pytest.M
         return count * GIB
 
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(cuda_step, "_peak", peak)
+    monkeypatch.setattr(capacity, "_peak", peak)
     image: Any = SimpleNamespace(rows=torch.zeros(1))
     assert measured_capacity(None, None, image, free=10 * GIB) == (8 if fit == 3 else 1)  # type: ignore[arg-type]
 
 
 def test_all_graphs_share_a_pool_and_the_launchers_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     launcher = SimpleNamespace(new_stream=lambda: "the launcher's stream")
-    monkeypatch.setattr(cuda_step, "launcher_for", lambda device: launcher)
+    monkeypatch.setattr(cuda_graph, "launcher_for", lambda device: launcher)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 7))
     make = stepper_for(torch.device("cuda"))
     steppers: list[Any] = [make(None, StepSettings(PRESETS["falco"])) for _ in range(2)]  # type: ignore[arg-type]

@@ -71,7 +71,7 @@ def test_a_disk_that_fills_up_is_a_line_and_the_pool_goes_on_later(
         with pytest.raises(UserError, match="No space left on device"):
             make(spec, networks, tmp_path / "a")
     seen: list[int] = []
-    resumed = make(spec, networks, tmp_path / "a", progress=lambda done, _: seen.append(done))
+    resumed = make(spec, networks, tmp_path / "a", progress=lambda done, *_: seen.append(done))
     whole = make(spec, networks, tmp_path / "b")
     for found, expected in zip(contents(resumed), contents(whole), strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -84,7 +84,7 @@ def test_a_disk_that_fills_up_is_a_line_and_the_pool_goes_on_later(
 def test_a_damaged_beginning_is_made_again(networks: tuple[Any, Any], tmp_path: Path, damage: str) -> None:
     spec = PoolSpec("b" * 64, 12)
 
-    def stop(done: int, _: int) -> None:
+    def stop(done: float, total: float | None, what: str = "") -> None:
         if done >= 8:
             raise KeyboardInterrupt
 
@@ -113,7 +113,7 @@ def test_a_damaged_beginning_is_made_again(networks: tuple[Any, Any], tmp_path: 
 def test_a_pool_without_features_is_not_chosen_unasked(networks: tuple[Any, Any], tmp_path: Path) -> None:
     """Its making was stopped, perhaps because it was too large to wait for."""
 
-    def stop(done: int, _: int) -> None:
+    def stop(done: float, total: float | None, what: str = "") -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -136,14 +136,14 @@ def test_an_interrupted_pool_goes_on(stages: Stages, tmp_path: Path) -> None:
     spec = PoolSpec(stages.bundle.digest, 12, 0.7, 0)
     arguments = (spec, stages.generator, stages.attribute_encoder, FALCO.pairing_generated)
 
-    def stop(done: int, total: int) -> None:
+    def stop(done: float, total: float | None, what: str = "") -> None:
         if done >= 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         create_pool(*arguments, root=tmp_path, batch_size=3, progress=stop)
     seen: list[int] = []
-    resumed = create_pool(*arguments, root=tmp_path, batch_size=3, progress=lambda done, _: seen.append(done))
+    resumed = create_pool(*arguments, root=tmp_path, batch_size=3, progress=lambda done, *_: seen.append(done))
     assert seen == [9, 12]
     whole = create_pool(*arguments, root=tmp_path / "other", batch_size=3)
     recipe = FALCO.pairing_generated

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.step_gpu import configurations, make_networks
-from faceanon_engine.engine.method import reference as optimise
+from faceanon_engine.engine.method import compare
 from faceanon_engine.engine.method.compare import Targets
 from faceanon_engine.engine.method.preset import PRESETS, StoppingRule
 from faceanon_engine.engine.method.step import State, StepSettings, begin, draw, step
@@ -89,7 +89,7 @@ def made_on_the_host() -> Iterator[list[str]]:
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """What launches on the meta device; it knows no autocast."""
     found = Recorder()
-    for module in (stylegan2, optimise):
+    for module in (stylegan2, compare):
         monkeypatch.setattr(module, "launcher_for", lambda device: found)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
@@ -117,7 +117,7 @@ def test_a_step_makes_nothing_on_the_host(
     precision: Any, fused: bool, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not fused:
-        for module in (stylegan2, optimise):
+        for module in (stylegan2, compare):
             monkeypatch.setattr(module, "launcher_for", lambda device: None)
     rule = StoppingRule(tolerance=0.02, improvement=0.03, patience=5)
     settings = StepSettings(replace(PRESETS["falco"], stopping=rule), precision=precision)

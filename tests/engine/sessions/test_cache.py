@@ -8,13 +8,13 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import filelock
 import pytest
 
+from faceanon_engine import __version__
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.sessions.cache import EngineCache, read_entry
 from faceanon_engine.engine.sessions.engine_key import EngineKey, EngineOptions
@@ -156,18 +156,18 @@ def test_engines_of_an_older_graph_or_version_are_cleared_away(tmp_path: Path) -
 PROCESS = """
 import sys, time
 from pathlib import Path
-from test_engine_cache import KEY
+from tests.engine.sessions.test_cache import KEY
 from faceanon_engine.engine.sessions.cache import EngineCache
-root = Path(sys.argv[2])
+root = Path(sys.argv[1])
 
 def build():
     with open(root / "builds", "a") as stream:
         stream.write("x")
-    (root / f"began-{sys.argv[3]}").touch()
+    (root / f"began-{sys.argv[2]}").touch()
     time.sleep(1.0)
     return b"plan", {"seconds": 1.0, "layers": []}
 
-(root / f"ready-{sys.argv[3]}").touch()
+(root / f"ready-{sys.argv[2]}").touch()
 while not (root / "go").exists():
     time.sleep(0.01)
 print(EngineCache(root).ensure(KEY, build).path.read_bytes().decode())
@@ -175,13 +175,11 @@ print(EngineCache(root).ensure(KEY, build).path.read_bytes().decode())
 
 
 def test_two_processes_that_want_the_same_engine_build_it_once(tmp_path: Path) -> None:
-    here = str(Path(__file__).resolve().parent)
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROCESS, here, str(tmp_path), name],
+            [sys.executable, "-c", PROCESS, str(tmp_path), name],
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": here},
         )
         for name in ("a", "b")
     ]
@@ -260,7 +258,7 @@ def test_a_graph_is_exported_once_and_again_when_it_is_damaged(tmp_path: Path) -
 def test_a_graph_of_another_version_of_the_exporter_is_stale(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path)
     artifact = write_linear(cache.graphs_folder("b" * 64))
-    for recorded, taken in ((version("faceanon-engine"), True), ("0.0.1", False)):
+    for recorded, taken in ((__version__, True), ("0.0.1", False)):
         replace(artifact, tools={"faceanon-engine": recorded}).write()
         assert (cache.find_graph("b" * 64, "mapping", "fp32") is not None) is taken
 
@@ -298,7 +296,7 @@ def test_what_lies_in_a_folder_that_cannot_be_written_to_is_taken(
     built = cache.ensure(KEY, build)
     exported = write_linear(cache.graphs_folder("b" * 64))
 
-    def refuse(_lock: Any) -> None:
+    def refuse(_lock: Any, **_: Any) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     def export(_folder: Path) -> Any:

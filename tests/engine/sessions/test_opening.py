@@ -15,6 +15,7 @@ from faceanon_engine.engine.sessions.cache import EngineCache
 from faceanon_engine.engine.sessions.graphs import GRAPHS
 from faceanon_engine.engine.sessions.opening import Wanted, choose, engine_key
 from faceanon_engine.engine.sessions.session import Profile
+from faceanon_engine.engine.system import devices
 from faceanon_engine.engine.system.cuda_driver import Gpu
 from faceanon_engine.engine.system.devices import resolve
 from tests.support import fake_tensorrt
@@ -31,7 +32,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def machine(monkeypatch: pytest.MonkeyPatch, missing: dict[str, str], gpus: tuple[Gpu, ...] = ()) -> None:
     """A machine with these GPUs, on which some backends cannot run."""
-    monkeypatch.setattr(opening, "gpus", lambda: gpus)
+    monkeypatch.setattr(devices, "gpus", lambda: gpus)
     monkeypatch.setattr(opening, "why_not", lambda backend, device: missing.get(backend))
 
 
@@ -57,7 +58,7 @@ def test_auto_takes_the_fastest_that_runs_and_says_why_not_the_others(
 
 
 def test_auto_takes_torch_where_nothing_can_be_exported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "_installed", lambda module: module != "onnxscript")
+    monkeypatch.setattr(opening, "is_importable", lambda module: module != "onnxscript")
     choice = choose("cpu", "fp32")
     assert choice.backend == "torch"
     assert "onnxscript" in choice.passed_over["onnxruntime"]
@@ -118,7 +119,7 @@ def test_pixels_may_go_in_as_they_are_read(bundle: Bundle) -> None:
 def test_every_error_names_the_value_and_a_way_out(
     tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], message: str
 ) -> None:
-    monkeypatch.setattr(opening, "gpus", lambda: ())
+    monkeypatch.setattr(devices, "gpus", lambda: ())
     with pytest.raises(UserError, match=message):
         open_session(bundle, "identity", cache=EngineCache(tmp_path), **settings)
 
