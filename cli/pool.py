@@ -44,26 +44,24 @@ def create(
     as_json: bool,
 ) -> None:
     """Make a pool, or go on with one whose making was interrupted."""
-    from faceanon_engine.engine.method.falco import Stages
+    from faceanon_engine.cli.stages import prepare_for
+    from faceanon_engine.engine.job.stages import OpenedStages, StageSettings, make_pool
     from faceanon_engine.engine.method.pool import PoolSpec
-    from faceanon_engine.engine.method.preset import get_preset
-    from faceanon_engine.engine.models.bundle import Bundle
 
-    opened = Bundle.open(bundle)
-    spec = PoolSpec(opened.digest, size, truncation, seed)
+    settings = StageSettings(
+        bundle=bundle,
+        preset=preset,
+        device=device,
+        backend=backend,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
+    )
     messages = error_console()
     with ProgressObserver(messages) as observer:
-        prepare = None
-        if backend != "torch":
-            from faceanon_engine.export.prepare import telling
-
-            prepare = telling(observer.note)
-        stages = Stages(opened, get_preset(preset), device, backend=backend, precision=precision, prepare=prepare)
-        print_about(
-            messages,
-            {"device": str(stages.device), **stages.runs.about(), "bundle": f"{opened.name} ({opened.digest[:12]})"},
+        opened = OpenedStages.open(settings, prepare_for(settings, observer))
+        print_about(messages, opened.about())
+        made = make_pool(
+            PoolSpec(opened.bundle.digest, size, truncation, seed), opened, observer, batch_size=batch_size
         )
-        made = stages.pool(spec, progress=observer.progress, batch_size=batch_size)
     if as_json:
         print_json({"path": str(made.path), "size": made.size, "digest": made.digest})
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,10 @@ class AnonymizedBatch:
     """Wall time of everything that was done for the image, each time divided by the number it was done for."""
     inversions: Pixels | None = None
     neighbours: Pixels | None = None
+
+
+Results = Iterator[tuple[list[int], AnonymizedBatch]]
+"""Numbers of originals that finished together, counted from 0 as they came, with their results."""
 
 
 def joined(results: list[AnonymizedBatch], order: npt.NDArray[np.integer]) -> AnonymizedBatch:

@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
-from faceanon_engine.engine.method.cuda_graph import _chosen_algorithms
-from faceanon_engine.engine.method.step import State, StepSettings, step
-from faceanon_engine.engine.networks.precision import Networks
-from faceanon_engine.engine.sessions.runs import Runs
 from faceanon_engine.engine.system.devices import gpu_of
 from faceanon_engine.engine.system.memory import free_memory
 
-
-def choose_batch_size(runs: Runs, limit: int = 32) -> int:
-    """How many images a forward-only stage takes at once: at most a quarter of the memory that is free, or `limit`.
-
-    An image takes the encoders up to about 128 MiB at its peak: 64 channels of 256 px, a few times.
-    """
-    # Half of a GPU's memory counts as free: asking would need Torch.
-    free = free_memory() if runs.device == "cpu" else gpu_of(runs.device).total // 2
-    return max(1, min(limit, free // 4 // (128 * 2**20)))
+if TYPE_CHECKING:
+    from faceanon_engine.engine.method.step import State, StepSettings
+    from faceanon_engine.engine.networks.precision import Networks
+    from faceanon_engine.engine.networks.stylegan2 import GeneratorConfig
 
 
 MOST_SLOTS = 32
 """More images at once fill no GPU better, and results would come late."""
-
-
 SHARE_OF_MEMORY = 0.85
 """What is left is for the stages before the optimisation, and for what the allocator loses between blocks."""
+
+
+def images_that_fit(device: str, limit: int = 32) -> int:
+    """How many images the stages before the optimisation take at once on "cpu" or "cuda:N"; at most `limit`.
+
+    At most a quarter of the memory that is free: an image takes the encoders up to about 128 MiB at its peak, 64
+    channels of 256 px, a few times.
+    """
+    # Half of a GPU's memory counts as free: asking would need Torch.
+    free = free_memory() if device == "cpu" else gpu_of(device).total // 2
+    return max(1, min(limit, free // 4 // (128 * 2**20)))
+
+
+def steps_that_fit(config: GeneratorConfig, device: str, limit: int = 64) -> int:
+    """How many images can be optimised together, by an estimate: at most half of the free memory, at most `limit`."""
+    return int(max(1, min(limit, free_memory(device) * 0.5 // bytes_of_a_step(config))))
+
+
+def bytes_of_a_step(config: GeneratorConfig) -> int:
+    """Estimate of what one image's optimisation step holds at its peak, in bytes.
+
+    About six activations of every resolution, for the backward pass and while it runs, and a fixed share for the
+    encoders. At 1024 px that is 1.6 GB; measured on a CPU: 1.4 GB more for every further image
+    (benchmarks/results/optimise_step-cpu.json).
+    """
+    side, total = 4, 0
+    while side <= config.resolution:
+        total += 6 * config.channels(side) * side * side * 4
+        side *= 2
+    return total + 64 * 2**20
 
 
 def measured_capacity(
@@ -37,6 +56,8 @@ def measured_capacity(
 
     `free` is what may be taken, in bytes; None asks the device. Where three do not fit it is one.
     """
+    import torch
+
     device = image.rows.device
     torch.cuda.empty_cache()
     available = torch.cuda.mem_get_info(device)[0] if free is None else free
@@ -56,6 +77,11 @@ def fitting(one: int, three: int, free: int, limit: int) -> int:
 
 def _peak(networks: Networks, settings: StepSettings, image: State, count: int) -> int:
     """Bytes that a step of so many images takes at its peak, over what is taken before."""
+    import torch
+
+    from faceanon_engine.engine.method.cuda_graph import choosing_algorithms
+    from faceanon_engine.engine.method.step import step
+
     device = image.rows.device
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
@@ -63,7 +89,7 @@ def _peak(networks: Networks, settings: StepSettings, image: State, count: int) 
     state = image.blank(count)
     for slot in range(count):
         state.place(slot, image)
-    with _chosen_algorithms():
+    with choosing_algorithms():
         for _ in range(2):
             step(networks, state, settings)
     torch.cuda.synchronize(device)

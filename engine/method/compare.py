@@ -34,15 +34,24 @@ class Targets:
     tokens: Tensor
 
 
+def look_at(
+    identity_encoder: IdentityEncoder, attribute_encoder: AttributeEncoder, images: Tensor, preset: Preset
+) -> tuple[Targets, Tensor]:
+    """What the losses compare with of originals [N, 3, R, R] in [-1, 1], and their attribute embeddings [N, E].
+
+    The embeddings are of the pixels that the attribute loss sees; both come from one pass through the encoder.
+    """
+    with torch.no_grad():
+        identity = identity_embedding(identity_encoder, images, preset.identity_real)
+        features = attribute_features(attribute_encoder, images, preset.attribute_real)
+    return Targets(identity, features.tokens), features.embedding
+
+
 def real_targets(
     identity_encoder: IdentityEncoder, attribute_encoder: AttributeEncoder, images: Tensor, preset: Preset
 ) -> Targets:
-    """Features of the originals [N, 3, R, R] in [-1, 1] that the losses compare with."""
-    with torch.no_grad():
-        return Targets(
-            identity=identity_embedding(identity_encoder, images, preset.identity_real),
-            tokens=attribute_features(attribute_encoder, images, preset.attribute_real).tokens,
-        )
+    """What the losses compare with of originals [N, 3, R, R] in [-1, 1]."""
+    return look_at(identity_encoder, attribute_encoder, images, preset)[0]
 
 
 def compare(

@@ -88,7 +88,7 @@ class GraphStepper:
 
     def _capture(self, part: State) -> tuple[torch.cuda.CUDAGraph, Outcome]:
         device = part.rows.device
-        with torch.cuda.device(device), _chosen_algorithms():
+        with torch.cuda.device(device), choosing_algorithms():
             if self._stream is None:
                 self._stream = torch.cuda.Stream(device)
             side = self._stream
@@ -137,7 +137,7 @@ def slots_for(count: int, capacity: int) -> int:
 
 
 @contextmanager
-def _chosen_algorithms() -> Iterator[None]:
+def choosing_algorithms() -> Iterator[None]:
     """Let cuDNN try its algorithms: shapes stay what they are for the whole job."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True

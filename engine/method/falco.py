@@ -1,221 +1,296 @@
-"""The method from images to images: the stages in their order, over batches. Source: FALCO, section 3."""
+"""The method: originals go in, other people with the same attributes come out as soon as they are done.
+
+The stages before the optimisation (features, inversion, pairing) are made for a few originals at a time; the
+optimisation itself is continuous, see `continuous.py`. Source: FALCO, section 3.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from faceanon_engine.engine.choices import Metric
+from faceanon_engine.engine.choices import Metric, OptimisePrecision
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.images.pixels import to_uint8
-from faceanon_engine.engine.method.anonymized import AnonymizedBatch
-from faceanon_engine.engine.method.pairing import NearestNeighbours, Neighbours
-from faceanon_engine.engine.method.pool import Pool, PoolSpec, create_pool
+from faceanon_engine.engine.images.pixels import Floats, Pixels, from_uint8, to_uint8
+from faceanon_engine.engine.method.anonymized import AnonymizedBatch, Results, joined
+from faceanon_engine.engine.method.capacity import measured_capacity, steps_that_fit
+from faceanon_engine.engine.method.compare import Targets, compare, look_at
+from faceanon_engine.engine.method.continuous import Finished, Lane, Ticket, make_lanes, optimise_continuously
+from faceanon_engine.engine.method.cuda_graph import stepper_for
+from faceanon_engine.engine.method.pairing import NearestNeighbours
+from faceanon_engine.engine.method.pool import Pool, PoolSpec
+from faceanon_engine.engine.method.pool_making import open_or_make_pool
 from faceanon_engine.engine.method.preset import Preset
-from faceanon_engine.engine.sessions.graphs import get_graph
+from faceanon_engine.engine.method.stages import embed_attributes, invert, synthesise
+from faceanon_engine.engine.method.step import StepSettings, begin, mix_codes
+from faceanon_engine.engine.models.bundle import Bundle
+from faceanon_engine.engine.models.opened import OpenedNetworks
+from faceanon_engine.engine.networks.precision import Networks, checked_precision, compute_dtype, computing, lowered
 from faceanon_engine.engine.sessions.opening import Prepare
-from faceanon_engine.engine.sessions.runs import of_bundle, settle
-from faceanon_engine.engine.system.devices import resolve_for_torch
-from faceanon_engine.engine.system.memory import free_memory
+from faceanon_engine.engine.sessions.runs import Runs, Sessions, sessions_of_bundle
 from faceanon_engine.engine.system.progress import Progress
+from faceanon_engine.engine.system.tensors import as_tensor
 
-if TYPE_CHECKING:
-    from faceanon_engine.engine.method.stream import Stream
-    from faceanon_engine.engine.models.bundle import Bundle
-
-Images = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
+PREPARED_TOGETHER = 8
+"""How many originals the stages before the optimisation take at once: they are a hundredth of the work."""
+DRAWN_TOGETHER = 4
 
 
-class Stages:
-    """The forward-only stages, each from images in [-1, 1] to arrays, with the networks they need.
+class Pair(NamedTuple):
+    """The generated face that an original was paired with: its row in the pool, and how far away it is."""
 
-    The stages run in sessions of one backend; the networks themselves, in Torch, are opened for what needs gradients.
-    """
+    neighbour_id: int
+    distance: float
+
+
+class Falco:
+    """The method with opened networks, sessions and a pool, which stay the caller's."""
 
     def __init__(
         self,
-        bundle: Bundle,
+        networks: OpenedNetworks,
+        sessions: Sessions,
+        pool: Pool,
         preset: Preset,
-        device: str = "auto",
         *,
-        backend: str = "torch",
+        margin: float = 0.0,
+        metric: Metric = "euclidean",
         precision: str = "fp32",
-        prepare: Prepare | None = None,
+        optimise_precision: OptimisePrecision = "fp32",
     ) -> None:
-        """`prepare` makes what the backend lacks; raises UserError when the backend cannot run on the device."""
-        self.bundle = bundle
-        self.preset = preset
-        self.device = torch.device(resolve_for_torch(device))
-        self.runs = settle(backend, precision, str(self.device))
-        self.forward = of_bundle(bundle, preset, self.runs, prepare=prepare, network=self._network)
+        """`sessions` run `networks.bundle` in `precision`; the optimisation computes in `optimise_precision`.
 
-    def _network(self, graph: str) -> Any:
-        """The network in Torch behind a graph, opened once for sessions and optimisation alike."""
-        return getattr(self, get_graph(graph).role)
+        margin: identity cosine that may remain, 0 to 1. Raises UserError when the pool belongs to another bundle, a
+        value is out of range, the device lacks the precision, or the generator has no image of the proxy's side.
+        """
+        bundle = networks.bundle
+        if pool.spec.bundle != bundle.digest:
+            raise UserError(
+                f"pool {pool.path} was made by another bundle than {bundle.name!r}: make one with 'pool create'"
+            )
+        if not 0 <= margin <= 1:
+            raise UserError(f"margin {margin} is outside 0 to 1: 0 asks for unrelated identities, 1 for the same")
+        self.networks = networks
+        self.sessions = sessions
+        self.pool = pool
+        self.preset = checked_proxy(preset, bundle.resolution)
+        self.device = torch.device(networks.device)
+        self.settings = StepSettings(self.preset, margin, checked_precision(optimise_precision, self.device))
+        self._index = NearestNeighbours(pool.embedding(preset.pairing_generated, precision), metric)
 
-    @cached_property
-    def generator(self) -> Any:
-        return self.bundle.generator(device=self.device)
+    @classmethod
+    def open(
+        cls,
+        bundle: Bundle,
+        runs: Runs,
+        spec: PoolSpec,
+        preset: Preset,
+        *,
+        prepare: Prepare | None = None,
+        progress: Progress | None = None,
+        margin: float = 0.0,
+        metric: Metric = "euclidean",
+        optimise_precision: OptimisePrecision = "fp32",
+    ) -> Falco:
+        """The method with a bundle's networks and the pool of that specification, which is made where it is missing.
 
-    @cached_property
-    def inverter(self) -> Any:
-        return self.bundle.inverter(device=self.device)
-
-    @cached_property
-    def identity_encoder(self) -> Any:
-        return self.bundle.identity_encoder(device=self.device)
-
-    @cached_property
-    def attribute_encoder(self) -> Any:
-        return self.bundle.attribute_encoder(device=self.device)
+        `runs` says what runs the stages without gradients, and on which device everything runs; `prepare` makes what
+        that backend lacks; `progress` counts faces of the pool.
+        """
+        networks = OpenedNetworks(bundle, runs.device)
+        sessions = sessions_of_bundle(bundle, runs, prepare=prepare, networks=networks)
+        pool = open_or_make_pool(spec, networks, sessions, preset, precision=runs.precision, progress=progress)
+        return cls(
+            networks,
+            sessions,
+            pool,
+            preset,
+            margin=margin,
+            metric=metric,
+            precision=runs.precision,
+            optimise_precision=optimise_precision,
+        )
 
     @property
     def resolution(self) -> int:
-        """Side of the generator's images in pixels, which is the side the originals are brought to."""
-        return int(self.generator.config.resolution)
+        """Side in pixels of the images that go in and come out: the generator's."""
+        return self.networks.bundle.resolution
 
-    def to_device(self, images: Floats | Tensor) -> Tensor:
-        """Images [N, 3, R, R] in [-1, 1] as a float32 tensor on the device; raises ValueError on another shape."""
+    @cached_property
+    def _full(self) -> Networks:
+        opened = self.networks
+        return Networks(opened.generator, opened.identity_encoder, opened.attribute_encoder)
+
+    @cached_property
+    def step_networks(self) -> Networks:
+        """The networks that steps run: in 16 bits copies, otherwise the opened ones."""
+        return lowered(self._full, self.settings.precision)
+
+    # -- how many at once ----------------------------------------------------------------------------------------
+
+    def choose_batch_size(self) -> int:
+        """How many images fit at once: on a GPU by the memory that the first steps take, else by an estimate."""
+        if self.device.type == "cpu":
+            return steps_that_fit(self._full.generator.config, "cpu")
+        (ticket,) = self._prepare([torch.zeros(3, self.resolution, self.resolution)], [0], {})
+        lane = self.lanes(1)[-1]  # full resolution, which takes most
+        return measured_capacity(self.step_networks, lane.settings, ticket.state)
+
+    def lanes(self, capacity: int) -> list[Lane]:
+        """Slots for so many images, by CUDA graphs where there is a GPU."""
+        return make_lanes(self.step_networks, self.settings, capacity, stepper_for(self.device))
+
+    # -- from originals to results -------------------------------------------------------------------------------
+
+    def run(
+        self,
+        originals: Iterable[Pixels | Tensor],
+        lanes: list[Lane],
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Results:
+        """Anonymize originals, uint8 [S, S, 3] or float tensors [3, S, S] in [-1, 1].
+
+        Yields results as they finish, with the originals' numbers. `originals` is asked for more when a slot is about
+        to be free. `on_step(images together, steps of the furthest)`.
+        """
+        pairs: dict[int, Pair] = {}
+
+        def arrivals() -> Iterator[Ticket]:
+            numbered = enumerate(originals)
+            while chunk := list(islice(numbered, min(lanes[0].capacity, PREPARED_TOGETHER))):
+                started = time.monotonic()
+                tickets = self._prepare([pixels for _, pixels in chunk], [key for key, _ in chunk], pairs)
+                share = (time.monotonic() - started) / len(chunk)
+                for ticket in tickets:
+                    yield replace(ticket, seconds=share)
+
+        for finished in optimise_continuously(self.step_networks, lanes, arrivals(), on_step):
+            keys = [result.key for result in finished]
+            yield keys, self._results(finished, [pairs.pop(key) for key in keys])
+
+    def anonymize(
+        self,
+        originals: Pixels | Floats | Tensor,
+        *,
+        include_intermediates: bool = False,
+        on_step: Callable[[int], None] | None = None,
+    ) -> AnonymizedBatch:
+        """Anonymize originals, uint8 [N, S, S, 3] or float32 [N, 3, S, S] in [-1, 1], N at least 1, in their order.
+
+        `include_intermediates` adds the pictures of the inversion and of the paired fake. `on_step(steps done)`.
+        """
+        batch: Any = originals if originals.dtype == np.uint8 else torch.as_tensor(originals)
+        tell = None if on_step is None else lambda together, steps: on_step(steps)
+        groups = list(self.run(batch, self.lanes(len(batch)), tell))
+        order = np.argsort([key for keys, _ in groups for key in keys])
+        result = joined([results for _, results in groups], order)
+        if not include_intermediates:
+            return result
+        inversions, neighbours = self.intermediates(batch, result.neighbour_id.tolist())
+        return replace(result, inversions=inversions, neighbours=neighbours)
+
+    def intermediates(self, originals: Pixels | Floats | Tensor, neighbour_ids: Sequence[int]) -> tuple[Pixels, Pixels]:
+        """Pictures uint8 [N, S, S, 3] of the originals' inversions and of the pool's faces with these ids."""
+        codes = torch.as_tensor(invert(self.sessions, self._on_device(originals))).to(self.device)
+        drawn = (codes, self._fakes(neighbour_ids))
+        inversions, neighbours = (synthesise(self.sessions, each, self.preset.output_scaling) for each in drawn)
+        return inversions, neighbours
+
+    def _fakes(self, ids: Sequence[int]) -> Tensor:
+        """Codes w+ [N, rows, w_dim] of the pool's faces with these ids."""
+        w = torch.from_numpy(np.array(self.pool.w[list(ids)], np.float32)).to(self.device)
+        return self._full.generator.broadcast(w)
+
+    def _on_device(self, images: Any) -> Tensor:
+        """Pictures as a float32 tensor [N, 3, S, S] in [-1, 1] on the device; raises ValueError on another shape."""
+        if images.dtype == np.uint8:
+            # A quarter of the bytes goes to the device, and the conversion is made there.
+            images = from_uint8(as_tensor(images).to(self.device))
         tensor = torch.as_tensor(images, dtype=torch.float32)
         expected = (3, self.resolution, self.resolution)
         if tensor.ndim != 4 or tuple(tensor.shape[1:]) != expected:
             raise ValueError(f"images have shape {tuple(tensor.shape)}, expected [N, {', '.join(map(str, expected))}]")
         return tensor.to(self.device)
 
-    def embed_attributes(self, images: Floats | Tensor) -> Floats:
-        """Attribute embeddings float32 [N, E] that originals are paired by."""
-        return self.forward.embed_attributes(self.to_device(images))
+    @torch.no_grad()
+    def _prepare(self, originals: Sequence[Any], keys: list[int], pairs: dict[int, Pair]) -> list[Ticket]:
+        """The states of originals, all arrays or all tensors; whom they were paired with goes into `pairs`."""
+        stack = np.stack if isinstance(originals[0], np.ndarray) else torch.stack
+        pixels = self._on_device(stack(list(originals)))
+        embeddings, targets = self._look_at(pixels)
+        neighbours = self._index.search(embeddings)
+        for number, key in enumerate(keys):
+            pairs[key] = Pair(int(neighbours.ids[number, 0]), float(neighbours.distances[number, 0]))
+        w_plus_real = torch.as_tensor(invert(self.sessions, pixels)).to(self.device)
+        w_plus = mix_codes(w_plus_real, self._fakes(neighbours.ids[:, 0].tolist()), self.preset)
+        state = begin(self._full.generator, w_plus, targets, self.settings)
+        return [Ticket(key, state.part(number, 1)) for number, key in enumerate(keys)]
 
-    def embed_identity(self, images: Floats | Tensor) -> Floats:
-        """Identity embeddings float32 [N, D] of unit length."""
-        return self.forward.embed_identity(self.to_device(images))
+    def _look_at(self, pixels: Tensor) -> tuple[Floats, Targets]:
+        """Attribute embeddings [N, E] that originals [N, 3, S, S] are paired by, and what the losses compare with.
 
-    def invert(self, images: Floats | Tensor) -> Floats:
-        """Codes w+ float32 [N, rows, w_dim] that the generator redraws the images from."""
-        return self.forward.invert(self.to_device(images))
+        Both come from one pass through the attribute encoder, where the preset shows it the same pixels for both.
+        """
+        with computing("fp32"):
+            targets, embeddings = look_at(*self._full[1:], pixels, self.preset)
+        if self.preset.pairing_real == self.preset.attribute_real:
+            return embeddings.float().cpu().numpy(), targets
+        return embed_attributes(self.sessions, pixels, self.preset.pairing_real), targets
 
-    def synthesise(self, codes: Floats | Tensor) -> Images:
-        """Pictures uint8 [N, R, R, 3] of codes w+ [N, rows, w_dim]."""
-        w_plus = torch.as_tensor(codes, dtype=torch.float32).to(self.device)
-        image = self.forward.session("synthesis").run(w_plus)
-        return to_uint8(image, self.preset.output_scaling).cpu().numpy()
+    @torch.no_grad()
+    def _results(self, finished: list[Finished], pairs: list[Pair]) -> AnonymizedBatch:
+        def together(name: str) -> Tensor:
+            return torch.stack([getattr(result, name) for result in finished])
 
-    def _embed_fakes(self, w: Floats) -> Floats:
-        """Attribute embeddings [N, E] of the faces of codes w [N, w_dim], as the pool keeps them."""
-        codes = self.generator.broadcast(torch.from_numpy(w).to(self.device)).contiguous()
-        return self.forward.embed_generated(self.forward.session("synthesis").run(codes))
-
-    def pool(self, spec: PoolSpec, *, progress: Progress | None = None, batch_size: int | None = None) -> Pool:
-        """The pool of that specification with the features the preset pairs by, made where it is missing."""
-        if spec.bundle != self.bundle.digest:
-            raise ValueError("the pool's specification names another bundle")
-        return create_pool(
-            spec,
-            self.generator,
-            self.attribute_encoder,
-            self.preset.pairing_generated,
-            batch_size=batch_size or self.choose_batch_size(limit=64),
-            progress=progress,
-            embed=self._embed_fakes,
-            precision=self.runs.precision,
+        codes, images = together("w_plus"), together("image")
+        cosine, attribute = together("cosine"), together("attribute")
+        if compute_dtype(self.settings.precision) != torch.float32:
+            # The picture that is delivered, and what is said of it, are float32 whatever the steps were made in.
+            images, cosine, attribute = self._exact(codes, Targets(together("identity"), together("tokens")))
+        finite = torch.isfinite(images).all(dim=3).all(dim=2).all(dim=1) & torch.isfinite(codes).all(dim=2).all(dim=1)
+        return AnonymizedBatch(
+            images=to_uint8(images, self.preset.output_scaling).cpu().numpy(),
+            codes=codes.cpu().numpy(),
+            neighbour_id=np.array([pair.neighbour_id for pair in pairs], np.int64),
+            neighbour_distance=np.array([pair.distance for pair in pairs], np.float64),
+            identity_before=together("first_cosine").cpu().numpy(),
+            identity_after=cosine.cpu().numpy(),
+            attribute_before=together("first_attribute").cpu().numpy(),
+            attribute_after=attribute.cpu().numpy(),
+            finite=finite.cpu().numpy(),
+            steps=np.array([result.steps for result in finished], np.int64),
+            seconds=np.array([result.seconds for result in finished], np.float64),
         )
 
-    def choose_batch_size(self, limit: int = 64) -> int:
-        """How many images fit at once: at most half of the free memory, at most `limit`."""
-        each = self.bytes_per_image()
-        return int(max(1, min(limit, free_memory(str(self.device)) * 0.5 // each)))
-
-    def bytes_per_image(self) -> int:
-        """Estimate of what one image's optimisation step holds at its peak, in bytes.
-
-        About six activations of every resolution, for the backward pass and while it runs, and a fixed share for the
-        encoders. At 1024 px that is 1.6 GB; measured on a CPU: 1.4 GB more for every further image
-        (benchmarks/results/optimise_step-cpu.json).
-        """
-        config = self.generator.config
-        side, total = 4, 0
-        while side <= config.resolution:
-            total += 6 * config.channels(side) * side * side * 4
-            side *= 2
-        return total + 64 * 2**20
+    def _exact(self, codes: Tensor, targets: Targets) -> list[Tensor]:
+        """Pictures, identity cosines and attribute losses of codes in float32, few at a time to take little memory."""
+        parts = []
+        with computing("fp32"):
+            for few in torch.arange(len(codes)).split(DRAWN_TOGETHER):
+                images = self._full.generator.synthesis(codes[few])
+                target = Targets(targets.identity[few], targets.tokens[few])
+                parts.append((images, *compare(*self._full[1:], images, target, self.preset)))
+        return [torch.cat(values) for values in zip(*parts, strict=True)]
 
 
-class Anonymizer(Stages):
-    """Turns batches of originals into batches of other people with the same attributes."""
-
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        preset: Preset,
-        pool: Pool,
-        margin: float = 0.0,
-        steps: int | None = None,
-        device: str = "auto",
-        metric: Metric = "euclidean",
-        backend: str = "torch",
-        precision: str = "fp32",
-        prepare: Prepare | None = None,
-        optimise_precision: str = "fp32",
-    ) -> None:
-        """Prepare to anonymize; raises UserError when the pool belongs to another bundle or a value is out of range."""
-        if pool.spec.bundle != bundle.digest:
-            raise UserError(
-                f"pool {pool.path} was made by another bundle than {bundle.name!r}: make one with 'pool create'"
-            )
-        settings = checked_settings(preset, margin, steps)
-        super().__init__(bundle, settings, device, backend=backend, precision=precision, prepare=prepare)
-        self.margin = margin
-        self.optimise_precision = optimise_precision
-        self.pool_used = pool
-        self._index = NearestNeighbours(pool.embedding(preset.pairing_generated, precision), metric)
-
-    @cached_property
-    def stream(self) -> Stream:
-        """The optimisation, and what comes before it, for originals that come one by one."""
-        from faceanon_engine.engine.method.stream import Stream
-
-        return Stream(self, self.optimise_precision)
-
-    def pair(self, embeddings: Floats) -> Neighbours:
-        """Nearest fake of each attribute embedding [N, E]."""
-        return self._index.search(embeddings)
-
-    def anonymize(
-        self,
-        images: Floats | Tensor,
-        *,
-        include_intermediates: bool = False,
-        on_step: Callable[[int], None] | None = None,
-    ) -> AnonymizedBatch:
-        """Anonymize originals [N, 3, R, R] in [-1, 1], N at least 1; R is the generator's resolution.
-
-        `include_intermediates` adds the pictures of the inversion and of the paired fake.
-        """
-        originals = self.to_device(images)
-        result = self.stream.batch(originals, on_step)
-        if not include_intermediates:
-            return result
-        fakes = torch.from_numpy(np.array(self.pool_used.w[result.neighbour_id], np.float32)).to(self.device)
-        return replace(
-            result,
-            inversions=self.synthesise(self.invert(originals)),
-            neighbours=self.synthesise(self.generator.broadcast(fakes)),
-        )
-
-
-def checked_settings(preset: Preset, margin: float, steps: int | None) -> Preset:
-    """The preset with that number of steps; raises UserError for a margin or a number out of range."""
-    if not 0 <= margin <= 1:
-        raise UserError(f"margin {margin} is outside 0 to 1: 0 asks for unrelated identities, 1 for the same")
-    if steps is not None and steps < 0:
-        raise UserError(f"steps {steps} is negative: 50 is usual")
-    return preset if steps is None else replace(preset, steps=steps)
+def checked_proxy(preset: Preset, resolution: int) -> Preset:
+    """The preset, if its proxy resolution is one the generator passes on the way; raises UserError otherwise."""
+    proxy = preset.proxy_resolution
+    least = 2 ** ((preset.trainable_rows[1] + 3) // 2)  # the lowest side whose picture reads the last of the rows
+    sides = [side for side in (2**power for power in range(3, 12)) if least <= side < resolution]
+    if proxy is None or proxy in sides:
+        return preset
+    if not sides:
+        raise UserError(f"proxy-resolution {proxy}: a generator of {resolution} px has none: leave it out")
+    raise UserError(
+        f"proxy-resolution {proxy} is no side of this generator of {resolution} px that all optimised rows have a part "
+        f"in: use one of {', '.join(map(str, sides))}"
+    )

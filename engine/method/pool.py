@@ -8,14 +8,12 @@ bundle, the truncation, the seed and i alone, so pools of different sizes share 
 
 from __future__ import annotations
 
-import io
 import json
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +21,10 @@ import numpy.typing as npt
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.networks.recipe import PixelRecipe
 from faceanon_engine.engine.system.digests import sha256_of_values
-from faceanon_engine.engine.system.files import write_atomic
 from faceanon_engine.engine.system.home import home
-from faceanon_engine.engine.system.locks import locked
-from faceanon_engine.engine.system.progress import Progress
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.networks.stylegan2 import Generator
-    from faceanon_engine.engine.networks.vit import AttributeEncoder
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -148,127 +142,13 @@ class Pool:
         )
 
 
-class _Resumable:
-    """An array file that is filled from the front and takes its final name when full.
-
-    It is written as any file is, not through a memory map: on a full disk a map ends the process, a write raises.
-    """
-
-    def __init__(self, path: Path, rows: int, columns: int) -> None:
-        self._path = path
-        self._partial = path.with_name(path.name + ".partial")
-        self._counter = path.with_name(path.name + ".progress")
-        header = io.BytesIO()
-        about = {"descr": "<f4", "fortran_order": False, "shape": (rows, columns)}
-        np.lib.format.write_array_header_1_0(header, about)
-        self._first_byte, self._row_bytes = len(header.getvalue()), 4 * columns
-        self.done = self._rows_so_far(header.getvalue(), rows)
-        self._stream = open(self._partial, "r+b" if self.done else "w+b")  # noqa: SIM115
-        if not self.done:
-            self._stream.write(header.getvalue())
-
-    def _rows_so_far(self, header: bytes, rows: int) -> int:
-        """Rows that an interrupted creation left; none where what it left is damaged or of another shape."""
-        try:
-            done = min(rows, int(self._counter.read_text()))
-            with open(self._partial, "rb") as stream:
-                whole = stream.seek(0, os.SEEK_END) >= self._first_byte + done * self._row_bytes
-                stream.seek(0)
-                return done if whole and stream.read(len(header)) == header else 0
-        except (OSError, ValueError):
-            return 0
-
-    def put(self, first: int, values: npt.NDArray[np.float32]) -> None:
-        self._stream.seek(self._first_byte + first * self._row_bytes)
-        self._stream.write(np.ascontiguousarray(values, "<f4").tobytes())
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        write_atomic(self._counter, str(first + len(values)).encode())
-
-    def finish(self) -> None:
-        self._stream.close()
-        os.replace(self._partial, self._path)
-        self._counter.unlink(missing_ok=True)
-
-
-def create_pool(
-    spec: PoolSpec,
-    generator: Generator,
-    attribute_encoder: AttributeEncoder,
-    recipe: PixelRecipe,
-    *,
-    root: Path | None = None,
-    batch_size: int = 16,
-    progress: Progress | None = None,
-    embed: Embed | None = None,
-    precision: str = "fp32",
-) -> Pool:
-    """Make the pool, or what is missing of it, and open it.
-
-    An interrupted creation goes on where it stopped; two processes that want the same pool do the work once.
-    `progress` counts faces. `embed` gives the features of codes w [N, w_dim] in that precision, by default
-    through the two networks; the codes themselves always come from the generator's mapping in float32. Raises
-    UserError when the folder cannot be written.
-    """
-    import torch
-
-    from faceanon_engine.engine.networks.features import attribute_features
-
-    path = (root or home().pools) / spec.directory_name
+def find_pool(spec: PoolSpec, recipe: PixelRecipe, precision: str = "fp32", root: Path | None = None) -> Pool | None:
+    """The finished pool of that specification with features for that recipe and precision; None where there is none."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        with locked(
-            path.with_name(path.name + ".lock"), waiting=f"another process is making the pool {path}: waiting for it"
-        ):
-            if not (path / "pool.json").exists():
-                codes = _Resumable(path / "w.npy", spec.size, generator.config.w_dim)
-                with torch.no_grad():
-                    for first in range(codes.done, spec.size, 1024):
-                        count = min(1024, spec.size - first)
-                        z = torch.from_numpy(sample_z(spec.seed, first, count, generator.config.z_dim))
-                        w = generator.truncate(generator.mapping(z.to(generator.w_avg.device)), spec.truncation_psi)
-                        codes.put(first, w.float().cpu().numpy())
-                codes.finish()
-                content = {"format": FORMAT, "spec": asdict(spec)}
-                write_atomic(path / "pool.json", json.dumps(content, indent=1, sort_keys=True).encode())
-            pool = Pool.open(path)
-            if not pool.has_embedding(recipe, precision):
-                features: _Resumable | None = None
-                with torch.no_grad():
-                    first = 0
-                    while first < spec.size:
-                        rows = pool.w[first : first + batch_size]
-                        if embed is not None:
-                            values = embed(np.array(rows, np.float32))
-                        else:
-                            image = synthesise(generator, rows)
-                            found = attribute_features(attribute_encoder, image, recipe)
-                            values = found.embedding.float().cpu().numpy()
-                        if features is None:
-                            features = _Resumable(pool.embedding_file(recipe, precision), spec.size, values.shape[1])
-                            if features.done:
-                                first = features.done
-                                continue
-                        features.put(first, values)
-                        first += len(values)
-                        if progress is not None:
-                            progress(first, spec.size, "making the pool")
-                assert features is not None
-                features.finish()
-    except OSError as error:
-        raise UserError(
-            f"the pool at {path} cannot be written ({error.strerror or error}): free space there or set FACEANON_HOME"
-        ) from None
-    return pool
-
-
-def synthesise(generator: Generator, w: npt.NDArray[np.floating[Any]]) -> Any:
-    """Images [N, 3, R, R] of single codes [N, w_dim], each repeated to all rows; no gradients."""
-    import torch
-
-    with torch.no_grad():
-        codes = torch.from_numpy(np.array(w, np.float32)).to(generator.w_avg.device)
-        return generator.synthesis(generator.broadcast(codes))
+        pool = Pool.open((root or home().pools) / spec.directory_name)
+    except UserError:
+        return None
+    return pool if pool.spec == spec and pool.has_embedding(recipe, precision) else None
 
 
 def list_pools(root: Path | None = None) -> list[Pool]:

@@ -12,7 +12,7 @@ from faceanon_engine.engine.networks.precision import computing
 from faceanon_engine.engine.sessions.graphs import TensorSpec
 from faceanon_engine.engine.sessions.session import About, Session
 from faceanon_engine.engine.system.memory import OutOfMemory, is_out_of_memory
-from faceanon_engine.engine.system.tensors import as_array, is_tensor
+from faceanon_engine.engine.system.tensors import as_array, as_tensor, is_tensor
 
 CALLS: dict[str, Callable[[Any, Any], Any]] = {
     "mapping": lambda network, z: network.mapping(z),
@@ -45,9 +45,7 @@ class TorchSession(Session):
 
     def _run(self, batch: Any) -> Any:
         dtype = self._autocast
-        # Torch has no arrays that must not be written to, and warns of them.
-        tensor = batch if is_tensor(batch) else torch.from_numpy(batch if batch.flags.writeable else batch.copy())
-        x = tensor.to(self._device)
+        x = as_tensor(batch).to(self._device)
         if x.dtype == torch.uint8:
             from faceanon_engine.engine.images.pixels import from_uint8
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
 
 
 def is_tensor(value: Any) -> bool:
@@ -18,6 +21,17 @@ def is_tensor(value: Any) -> bool:
 def as_array(value: Any) -> npt.NDArray[Any]:
     """An array of an array or of a tensor on any device."""
     return np.asarray(value.detach().cpu().numpy() if is_tensor(value) else value)
+
+
+def as_tensor(value: Any) -> torch.Tensor:
+    """A tensor of an array, or the tensor itself."""
+    import torch
+
+    if is_tensor(value):
+        tensor: torch.Tensor = value
+        return tensor
+    # Torch has no arrays that must not be written to, and warns of them.
+    return torch.from_numpy(np.ascontiguousarray(value) if value.flags.writeable else value.copy())
 
 
 def like(values: npt.NDArray[Any], original: Any) -> Any:

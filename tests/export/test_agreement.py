@@ -20,14 +20,15 @@ from faceanon_engine.engine.datasets.folder import InputFile
 from faceanon_engine.engine.datasets.reader import Reader
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.pixels import from_uint8
-from faceanon_engine.engine.method.falco import Stages
+from faceanon_engine.engine.method import stages
 from faceanon_engine.engine.method.pool import PoolSpec
 from faceanon_engine.engine.method.preset import PRESETS
 from faceanon_engine.engine.models.bundle import Bundle
 from faceanon_engine.engine.sessions.cache import EngineCache
-from faceanon_engine.engine.sessions.runs import from_folder, of_bundle, settle
+from faceanon_engine.engine.sessions.runs import sessions_of_bundle, sessions_of_folder, settle
 from faceanon_engine.export import prepare
 from faceanon_engine.export.onnx_export import export_graph
+from tests.support.opened import Opened
 
 FALCO = PRESETS["falco"]
 SAMPLES = sorted((Path(__file__).resolve().parents[2] / "demo" / "samples").glob("person-*.png"))
@@ -58,7 +59,7 @@ def test_features_codes_and_pictures_agree_with_torch(
     demo: Bundle, home: Path, originals: Any, preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FACEANON_HOME", str(home))
-    torch, other = (Stages(demo, PRESETS[preset], "cpu", backend=name) for name in ("torch", "onnxruntime"))
+    torch, other = (Opened(demo, PRESETS[preset], name) for name in ("torch", "onnxruntime"))
     codes = torch.invert(originals)
     # float32 in another order of sums, some dozen layers deep; the graph alone is held to 1e-5 by its export.
     assert shares(other.invert(originals), codes) < 5e-5
@@ -66,7 +67,7 @@ def test_features_codes_and_pictures_agree_with_torch(
     assert shares(other.embed_identity(originals), torch.embed_identity(originals)) < 5e-5
     pictures = [stages.synthesise(codes[:8]).astype(int) for stages in (torch, other)]
     assert np.abs(pictures[0] - pictures[1]).max() <= 1, "at most a rounding of the last bit"
-    assert {about.provider for about in other.forward.opened().values()} == {"CPUExecutionProvider"}
+    assert {about.provider for about in other.sessions.describe().values()} == {"CPUExecutionProvider"}
 
 
 def test_the_pool_of_either_backend_gives_the_same_neighbours(
@@ -76,12 +77,12 @@ def test_the_pool_of_either_backend_gives_the_same_neighbours(
     found = {}
     for name in ("torch", "onnxruntime"):
         monkeypatch.setenv("FACEANON_HOME", str(home))
-        stages = Stages(demo, FALCO, "cpu", backend=name)
+        stages = Opened(demo, FALCO, name)
         monkeypatch.setenv("FACEANON_HOME", str(tmp_path / name))
         (tmp_path / name).mkdir()
         (tmp_path / name / "engines").symlink_to(home / "engines")
         pool = stages.pool(spec, batch_size=16)
-        found[name] = stages.forward.pair(stages.embed_attributes(originals), pool, k=3)
+        found[name] = stages.pair(originals, pool, k=3)
     np.testing.assert_array_equal(found["torch"].ids, found["onnxruntime"].ids)
     np.testing.assert_allclose(found["torch"].distances, found["onnxruntime"].distances, rtol=1e-4)
 
@@ -131,20 +132,22 @@ TORCH_FREE = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from faceanon_engine.engine.sessions.runs import from_folder
-from faceanon_engine.engine.images.pixels import from_uint8
-from faceanon_engine.engine.images import InputFile
+from faceanon_engine.engine.datasets.folder import InputFile
 from faceanon_engine.engine.datasets.reader import Reader
+from faceanon_engine.engine.images.pixels import from_uint8
+from faceanon_engine.engine.method.pairing import NearestNeighbours
 from faceanon_engine.engine.method.pool import Pool
 from faceanon_engine.engine.method.preset import get_preset
+from faceanon_engine.engine.method.stages import embed_attributes, embed_identity, invert
+from faceanon_engine.engine.sessions.runs import sessions_of_folder
 
 folder, pool, out, *files = (Path(argument) for argument in sys.argv[1:])
-stages = from_folder(folder, get_preset("falco"))
+sessions, preset = sessions_of_folder(folder), get_preset("falco")
 images = from_uint8(np.stack([Reader("never", 64).faces_of(InputFile(file, file))[0] for file in files]))
-embedding = stages.embed_attributes(images)
-found = stages.pair(embedding, Pool.open(pool))
-np.savez(out, attributes=embedding, identity=stages.embed_identity(images), codes=stages.invert(images),
-         neighbours=found.ids)
+embedding = embed_attributes(sessions, images, preset.pairing_real)
+nearest = NearestNeighbours(Pool.open(pool).embedding(preset.pairing_generated)).search(embedding)
+identity = embed_identity(sessions, images, preset.identity_real)
+np.savez(out, attributes=embedding, identity=identity, codes=invert(sessions, images), neighbours=nearest.ids)
 print([name for name in sys.modules if name.partition(".")[0] == "torch"][:3])
 """
 
@@ -153,7 +156,7 @@ def test_extraction_inversion_and_pairing_need_no_torch(
     demo: Bundle, home: Path, originals: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FACEANON_HOME", str(tmp_path))
-    stages = Stages(demo, FALCO, "cpu")
+    stages = Opened(demo)
     pool = stages.pool(PoolSpec(demo.digest, 24), batch_size=12)
     folder = EngineCache(home / "engines").graphs_folder(demo.digest)
     out = tmp_path / "found.npz"
@@ -168,7 +171,7 @@ def test_extraction_inversion_and_pairing_need_no_torch(
         assert shares(found["attributes"], stages.embed_attributes(originals[:6])) < 5e-5
         assert shares(found["identity"], stages.embed_identity(originals[:6])) < 5e-5
         assert shares(found["codes"], stages.invert(originals[:6])) < 5e-5
-        expected = stages.forward.pair(stages.embed_attributes(originals[:6]), pool)
+        expected = stages.pair(originals[:6], pool)
         np.testing.assert_array_equal(found["neighbours"], expected.ids)
 
 
@@ -200,17 +203,17 @@ def test_graphs_of_different_bundles_are_not_mixed(demo: Bundle, home: Path, ori
         (tmp_path / file.name).write_bytes(file.read_bytes())
     record = tmp_path / "identity-fp32.json"
     record.write_text(record.read_text().replace(demo.digest, "0" * 64))
-    stages = from_folder(tmp_path, FALCO)
-    stages.invert(originals[:1])
+    sessions = sessions_of_folder(tmp_path)
+    stages.invert(sessions, originals[:1])
     with pytest.raises(UserError, match="different bundles"):
-        stages.embed_identity(originals[:1])
+        stages.embed_identity(sessions, originals[:1], FALCO.identity_real)
 
 
 def test_a_stage_that_is_not_built_says_how_to(demo: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FACEANON_HOME", str(tmp_path))
-    stages = of_bundle(demo, FALCO, settle("onnxruntime", "fp32", "cpu"))
+    sessions = sessions_of_bundle(demo, settle("onnxruntime", "fp32", "cpu"))
     with pytest.raises(UserError, match="faceanon-engine build --bundle demo --networks inverter"):
-        stages.invert(np.zeros((1, 3, 64, 64), np.float32))
+        stages.invert(sessions, np.zeros((1, 3, 64, 64), np.float32))
 
 
 def test_what_prepares_a_backend_can_be_sent_to_the_process_of_a_device() -> None:

@@ -179,7 +179,7 @@ def test_interrupting_a_build_stops_it(tmp_path: Path) -> None:
     artifact = write_linear(tmp_path)
     shares: list[float] = []
 
-    def interrupt(share: float) -> None:
+    def interrupt(share: float, *_: Any) -> None:
         shares.append(share)
         # As a person does, while the library is at work: Python raises it wherever it is by then.
         os.kill(os.getpid(), signal.SIGINT)

@@ -1,27 +1,28 @@
-"""What a job needs from the method: networks and a pool that are opened once, and batches that are anonymized.
-
-A job talks to the `Worker` protocol alone, so that it can be tested, and killed, without any network.
-"""
+"""The method as what anonymizes a job's batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.images.pixels import Pixels
 from faceanon_engine.engine.job.settings import JobSettings
-from faceanon_engine.engine.job.workers.worker import Images, Progress, Results
+from faceanon_engine.engine.method.pool import choose_spec, find_pool
+from faceanon_engine.engine.models.bundle import Bundle
+from faceanon_engine.engine.sessions.opening import Prepare
+from faceanon_engine.engine.sessions.runs import settle
+from faceanon_engine.engine.system.devices import resolve_for_torch
+from faceanon_engine.engine.system.progress import Progress
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.method.anonymized import AnonymizedBatch
-    from faceanon_engine.engine.method.pool import Pool
-    from faceanon_engine.engine.sessions.opening import Prepare
+    from faceanon_engine.engine.method.anonymized import AnonymizedBatch, Results
+    from faceanon_engine.engine.method.falco import Falco
 
 
 class FalcoWorker:
-    """The method of `pipeline.py` with a bundle's networks."""
+    """`Falco` with the networks and the pool that a job's settings name, opened by `load`; see `Worker`."""
 
     def __init__(
         self, settings: JobSettings, recorded: Mapping[str, Any], inputs: int, *, prepare: Prepare | None = None
@@ -34,25 +35,23 @@ class FalcoWorker:
         """
         import torch
 
-        from faceanon_engine.engine.method.pool import choose_spec
-        from faceanon_engine.engine.method.stream import checked_proxy
-        from faceanon_engine.engine.models.bundle import Bundle
+        from faceanon_engine.engine.method.falco import checked_proxy
         from faceanon_engine.engine.networks.precision import checked_precision
-        from faceanon_engine.engine.sessions.runs import settle
-        from faceanon_engine.engine.system.devices import resolve_for_torch
 
         self._settings = settings
-        self._device = torch.device(resolve_for_torch(settings.device))
-        self._runs = settle(settings.backend, settings.precision, str(self._device))
+        self._device = resolve_for_torch(settings.device)
+        self._runs = settle(settings.backend, settings.precision, self._device)
         self._prepare = prepare
-        self._optimise_precision = checked_precision(settings.optimise_precision, self._device)
+        self._optimise_precision = checked_precision(settings.optimise_precision, torch.device(self._device))
         self._bundle = Bundle.open(settings.bundle)
+        self._preset = replace(
+            checked_proxy(settings.resolved_preset, self._bundle.resolution), steps=settings.resolved_steps
+        )
         size = settings.pool_size
         if size is None and recorded.get("bundle") == self._bundle.digest:
             size = recorded.get("pool_size")
         self._spec = choose_spec(self._bundle.digest, size, settings.truncation, settings.seed, inputs=inputs)
-        checked_proxy(settings.resolved_preset, self.resolution)
-        self._anonymizer: Any = None
+        self._opened: Falco | None = None
 
     @property
     def resolution(self) -> int:
@@ -67,102 +66,76 @@ class FalcoWorker:
     def about(self) -> dict[str, str]:
         import torch
 
-        device = str(self._device)
-        if self._device.type == "cuda":
-            device += f" ({torch.cuda.get_device_name(self._device)})"
+        device = self._device
+        if device != "cpu":
+            device += f" ({torch.cuda.get_device_name(device)})"
+        spec = self._spec
+        made = find_pool(spec, self._preset.pairing_generated, self._runs.precision) is not None
         return {
             "device": device,
             **self._runs.about(),
             **self._optimisation(),
             "threads": str(torch.get_num_threads()),
             "bundle": f"{self._bundle.name} ({self._bundle.digest[:12]}), {self.resolution} px",
-            "pool": f"{self._spec.size} faces, truncation {self._spec.truncation_psi:g}, seed {self._spec.seed}"
-            + ("" if self._existing_pool() else " (will be made)"),
+            "pool": f"{spec.size} faces, truncation {spec.truncation_psi:g}, seed {spec.seed}"
+            + ("" if made else " (will be made)"),
         }
 
     def _optimisation(self) -> dict[str, str]:
-        preset = self._settings.resolved_preset
-        found: dict[str, str] = {"optimisation": self._optimise_precision}
+        preset = self._preset
+        about: dict[str, str] = {"optimisation": self._optimise_precision}
         if preset.proxy_resolution is not None:
-            found["proxy"] = f"{preset.proxy_resolution} px until the last {preset.proxy_finish} steps"
+            about["proxy"] = f"{preset.proxy_resolution} px until the last {preset.proxy_finish} steps"
         if preset.stopping is not None:
-            found["stopping"] = str(preset.stopping)
-        return found
+            about["stopping"] = str(preset.stopping)
+        return about
 
     def identity(self) -> dict[str, Any]:
-        preset = self._settings.resolved_preset
         return {
             "bundle": self._bundle.digest,
             "pool_size": self._spec.size,
             "precision": self._runs.precision,
             "optimise_precision": self._optimise_precision,
-            "proxy_resolution": preset.proxy_resolution,
-            "stopping": None if preset.stopping is None else str(preset.stopping),
+            "proxy_resolution": self._preset.proxy_resolution,
+            "stopping": None if self._preset.stopping is None else str(self._preset.stopping),
         }
 
     def load(self, progress: Progress) -> None:
-        from faceanon_engine.engine.method.falco import Anonymizer, Stages
-
-        if self._device.type == "cuda" and self._device.index is not None:
-            import torch
-
-            torch.cuda.set_device(self._device)  # which takes no "cuda" without a number
-        preset = self._settings.resolved_preset
-        chosen: dict[str, Any] = {
-            "backend": self._runs.backend,
-            "precision": self._runs.precision,
-            "prepare": self._prepare,
-        }
-        stages = Stages(self._bundle, preset, str(self._device), **chosen)
-        pool = self._existing_pool() or stages.pool(self._spec, progress=progress)
-        self._anonymizer = Anonymizer(
-            self._bundle,
-            preset=preset,
-            pool=pool,
-            margin=self._settings.margin,
-            steps=self._settings.steps,
-            device=str(self._device),
-            metric=self._settings.metric,  # type: ignore[arg-type]
-            optimise_precision=self._optimise_precision,
-            **chosen,
-        )
-        # Networks that were opened to make the pool serve on: they are cached properties.
-        for name in ("generator", "attribute_encoder"):
-            if name in vars(stages):
-                vars(self._anonymizer)[name] = vars(stages)[name]
-        self._anonymizer.forward.adopt(stages.forward)
-
-    def _existing_pool(self) -> Pool | None:
-        from faceanon_engine.engine.method.pool import Pool
-        from faceanon_engine.engine.system.home import home
-
-        try:
-            pool = Pool.open(home().pools / self._spec.directory_name)
-        except UserError:
-            return None
-        recipe = self._settings.resolved_preset.pairing_generated
-        return pool if pool.spec == self._spec and pool.has_embedding(recipe, self._runs.precision) else None
-
-    def choose_batch_size(self) -> int:
-        stream = self._anonymizer.stream
-        return int(self._anonymizer.choose_batch_size() if self._device.type == "cpu" else stream.measured_capacity())
-
-    def stream(self, images: Iterable[Images], together: int, on_step: Callable[[int, int], None]) -> Results:
-        stream = self._anonymizer.stream
-        results: Results = stream.run(images, stream.lanes(together), on_step)
-        return results
-
-    def anonymize(self, images: Images, on_step: Callable[[int], None]) -> AnonymizedBatch:
-        result: AnonymizedBatch = self._anonymizer.anonymize(_floats(images), on_step=on_step)
-        return result
-
-    def intermediates(self, images: Images, neighbour_ids: list[int]) -> tuple[Images, Images]:
         import torch
 
-        anonymizer = self._anonymizer
-        inversions = anonymizer.synthesise(anonymizer.invert(_floats(images)))
-        w = torch.from_numpy(np.array(anonymizer.pool_used.w[neighbour_ids], np.float32)).to(self._device)
-        return inversions, anonymizer.synthesise(anonymizer.generator.broadcast(w))
+        from faceanon_engine.engine.method.falco import Falco
+
+        if self._device != "cpu":
+            torch.cuda.set_device(self._device)
+        self._opened = Falco.open(
+            self._bundle,
+            self._runs,
+            self._spec,
+            self._preset,
+            prepare=self._prepare,
+            progress=progress,
+            margin=self._settings.margin,
+            metric=self._settings.metric,  # type: ignore[arg-type]
+            optimise_precision=self._optimise_precision,
+        )
+
+    @property
+    def _falco(self) -> Falco:
+        if self._opened is None:
+            raise RuntimeError("the worker was not loaded")
+        return self._opened
+
+    def choose_batch_size(self) -> int:
+        return self._falco.choose_batch_size()
+
+    def stream(self, images: Iterable[Pixels], together: int, on_step: Callable[[int, int], None]) -> Results:
+        return self._falco.run(images, self._falco.lanes(together), on_step)
+
+    def anonymize(self, images: Pixels, on_step: Callable[[int], None]) -> AnonymizedBatch:
+        return self._falco.anonymize(images, on_step=on_step)
+
+    def intermediates(self, images: Pixels, neighbour_ids: Sequence[int]) -> tuple[Pixels, Pixels]:
+        return self._falco.intermediates(images, neighbour_ids)
 
     def release_memory(self) -> None:
         import gc
@@ -170,13 +143,5 @@ class FalcoWorker:
         import torch
 
         gc.collect()
-        if self._device.type == "cuda":
+        if self._device != "cpu":
             torch.cuda.empty_cache()
-
-
-def _floats(images: Images) -> Any:
-    import torch
-
-    from faceanon_engine.engine.images.pixels import from_uint8
-
-    return from_uint8(torch.tensor(images))

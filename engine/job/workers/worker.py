@@ -1,19 +1,18 @@
 """What a job needs from a method: images in, other people out, a few at a time.
 
-A job talks to this protocol alone, so that it can be tested, and killed, without any network."""
+A job talks to this protocol alone, so that it can be tested, and killed, without any network.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from faceanon_engine.engine.images.pixels import Pixels
 from faceanon_engine.engine.system.progress import Progress
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.method.anonymized import AnonymizedBatch
+    from faceanon_engine.engine.method.anonymized import AnonymizedBatch, Results
 
 
 class Worker(Protocol):
@@ -38,24 +37,18 @@ class Worker(Protocol):
     def choose_batch_size(self) -> int:
         """How many images fit at once."""
 
-    def stream(self, images: Iterable[Images], together: int, on_step: Callable[[int, int], None]) -> Results:
+    def stream(self, images: Iterable[Pixels], together: int, on_step: Callable[[int, int], None]) -> Results:
         """Anonymize originals uint8 [S, S, 3], at most so many at once, asking for the next as one is done.
 
         Yields the numbers of originals that finished together, counted from 0 as they came, with their results.
         `on_step(images together, steps of the furthest)`.
         """
 
-    def anonymize(self, images: Images, on_step: Callable[[int], None]) -> AnonymizedBatch:
+    def anonymize(self, images: Pixels, on_step: Callable[[int], None]) -> AnonymizedBatch:
         """Anonymize originals uint8 [N, S, S, 3] at once."""
 
-    def intermediates(self, images: Images, neighbour_ids: list[int]) -> tuple[Images, Images]:
+    def intermediates(self, images: Pixels, neighbour_ids: Sequence[int]) -> tuple[Pixels, Pixels]:
         """Pictures uint8 [N, S, S, 3] of the originals' inversions and of the fakes with these ids."""
 
     def release_memory(self) -> None:
         """Give back what a batch that ran out of memory left cached."""
-
-
-Images = npt.NDArray[np.uint8]
-
-
-Results = Iterator[tuple[list[int], "AnonymizedBatch"]]

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.method.compare import Targets, real_targets
 from faceanon_engine.engine.method.continuous import Finished, PlainStepper, Ticket, make_lanes, optimise_continuously
-from faceanon_engine.engine.method.falco import Stages
+from faceanon_engine.engine.method.falco import checked_proxy
 from faceanon_engine.engine.method.pool import sample_z
 from faceanon_engine.engine.method.preset import PRESETS, Preset, StoppingRule
 from faceanon_engine.engine.method.reference import learning_rate, optimise
 from faceanon_engine.engine.method.step import State, StepSettings, adam, begin, draw, is_met, mix_codes, with_view
-from faceanon_engine.engine.method.stream import checked_proxy
 from faceanon_engine.engine.models.bundle import Bundle, demo_path
-from faceanon_engine.engine.networks.precision import Networks, lowered
+from faceanon_engine.engine.networks.precision import lowered
+from tests.support.opened import Opened
 from tests.support.tiny_bundle import write_tiny_bundle
 
 FALCO = PRESETS["falco"]
@@ -34,9 +34,9 @@ class Case:
     """Networks, and codes and targets of a few originals."""
 
     def __init__(self, bundle: Bundle, count: int, real: torch.Tensor) -> None:
-        stages = Stages(bundle, FALCO, "cpu")
-        self.networks = Networks(stages.generator, stages.identity_encoder, stages.attribute_encoder)
-        generator = stages.generator
+        stages = Opened(bundle)
+        self.networks = stages.three
+        generator = self.networks.generator
         fake = generator.mapping(torch.from_numpy(sample_z(3, 0, count, generator.config.z_dim)))
         fake = generator.broadcast(generator.truncate(fake, 0.7))
         self.w_plus = mix_codes(torch.as_tensor(stages.invert(real)), fake, FALCO)

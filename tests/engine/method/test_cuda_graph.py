@@ -16,10 +16,9 @@ from faceanon_engine.engine.method.capacity import fitting, measured_capacity
 from faceanon_engine.engine.method.compare import real_targets
 from faceanon_engine.engine.method.continuous import Finished, PlainStepper, Ticket, make_lanes, optimise_continuously
 from faceanon_engine.engine.method.cuda_graph import GraphStepper, capture, slots_for, stepper_for
-from faceanon_engine.engine.method.falco import Stages
 from faceanon_engine.engine.method.preset import PRESETS, StoppingRule
 from faceanon_engine.engine.method.step import Outcome, StepSettings, begin, step
-from faceanon_engine.engine.networks.precision import Networks
+from tests.support.opened import Opened
 from tests.support.tiny_bundle import write_tiny_bundle
 
 GIB = 2**30
@@ -240,8 +239,7 @@ def test_slots_that_nobody_has_change_nothing_for_the_others(
         return graph, graph.outcome
 
     monkeypatch.setattr(GraphStepper, "_capture", record)
-    stages = Stages(write_tiny_bundle(tmp_path / "tiny"), PRESETS["falco"], "cpu")
-    networks = Networks(stages.generator, stages.identity_encoder, stages.attribute_encoder)
+    networks = Opened(write_tiny_bundle(tmp_path / "tiny")).three
     rule = StoppingRule(tolerance=0.25, improvement=0.01, patience=2)
     settings = StepSettings(replace(PRESETS["falco"], steps=9, stopping=rule), margin=0.3)
     random = torch.Generator().manual_seed(4)

@@ -1,22 +1,32 @@
-"""The options of the optimisation as a job has them: announced, recorded, refused when changed, and true."""
+"""Opened networks, sessions and a pool, composed: each network opened once, each original looked at once."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-import faceanon_engine
-from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.images.pixels import to_uint8
-from faceanon_engine.engine.job.manifest import Manifest
-from faceanon_engine.engine.job.report import JobResult
-from faceanon_engine.engine.models.bundle import Bundle, demo_path
+from faceanon_engine.engine.images.pixels import from_uint8
+from faceanon_engine.engine.method.falco import Falco
+from faceanon_engine.engine.method.pool import PoolSpec
+from faceanon_engine.engine.method.preset import PRESETS, Preset
+from faceanon_engine.engine.models.bundle import Bundle
+from faceanon_engine.engine.models.opened import OpenedNetworks
+from faceanon_engine.engine.networks.vit import AttributeEncoder
+from faceanon_engine.engine.sessions.runs import Runs
+from tests.support.opened import Opened
 from tests.support.tiny_bundle import write_tiny_bundle
+
+RUNS = Runs("torch", "fp32", "cpu")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
 
 
 @pytest.fixture(autouse=True)
@@ -24,69 +34,87 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FACEANON_HOME", str(tmp_path / "home"))
 
 
-@pytest.fixture
-def originals(tmp_path: Path) -> Path:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    random = np.random.default_rng(5)
-    for number in range(3):
-        coarse = Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-        coarse.resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
-    return folder
+def short(name: str = "falco", steps: int = 2) -> Preset:
+    return replace(PRESETS[name], steps=steps)
 
 
-def run(originals: Path, name: str, bundle: Path, **settings: Any) -> JobResult:
-    chosen: dict[str, Any] = {"align": "never", "pool_size": 8, "contact_sheet": 0, "device": "cpu"}
-    return faceanon_engine.anonymize(originals, originals.parent / name, bundle=bundle, **(chosen | settings))
+def originals(count: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
 
 
-def test_a_proxy_early_stopping_and_precision_are_announced_recorded_and_kept(originals: Path) -> None:
-    settings: dict[str, Any] = {"preset": "fast", "proxy_resolution": 32, "optimise_precision": "bf16", "steps": 12}
-    result = run(originals, "out", demo_path(), limit=2, save_codes=True, **settings)
-    assert result.about["optimisation"] == "bf16"
-    assert result.about["proxy"] == "32 px until the last 10 steps"
-    assert "within 0.02 of the margin" in result.about["stopping"]
-    with Manifest.read(result.manifest) as manifest:
-        recorded, rows = manifest.get("settings"), manifest.items("done")
-    assert (recorded["proxy_resolution"], recorded["optimise_precision"]) == (32, "bf16")
-    assert recorded["stopping"] == result.about["stopping"]
-    assert all(row.steps is not None and 0 < row.steps <= 12 for row in rows)
-    for change in ({"proxy_resolution": None}, {"optimise_precision": "fp32"}):
-        with pytest.raises(UserError, match="was begun with other settings"):
-            run(originals, "out", demo_path(), limit=2, save_codes=True, **(settings | change))
-    # What is delivered is the final code's picture in float32, though the steps were made in bfloat16.
-    generator = Bundle.open(demo_path()).generator()
-    for row in rows:
-        code = torch.from_numpy(np.load(result.output / str(row.codes)))[None]
-        with torch.no_grad():
-            expected = to_uint8(generator.synthesis(code))[0].numpy()
-        written = np.asarray(Image.open(result.output / str(row.output))).astype(int)
-        assert np.abs(written - expected).max() <= 1
-
-
-def test_nothing_of_it_is_on_by_default(originals: Path, tmp_path: Path) -> None:
-    write_tiny_bundle(tmp_path / "tiny")
-    result = run(originals, "out", tmp_path / "tiny", steps=1)
-    assert result.about["optimisation"] == "fp32"
-    assert not {"proxy", "stopping"} & set(result.about)
-    with Manifest.read(result.manifest) as manifest:
-        assert {manifest.get("settings")[key] for key in ("proxy_resolution", "stopping")} == {None}
-        assert [row.steps for row in manifest.items()] == [1, 1, 1]
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({"proxy_resolution": 48}, "proxy-resolution 48 is no side"),
-        ({"proxy_resolution": 64}, "use one of 32"),
-        ({"optimise_precision": "tf32"}, "tf32 needs an NVIDIA GPU"),
-        ({"optimise_precision": "fp8"}, "unknown optimise-precision"),
-        ({"devices": ","}, "names none"),
-    ],
-)
-def test_what_cannot_work_is_refused_before_anything_is_made(
-    originals: Path, settings: dict[str, Any], expected: str
+@pytest.mark.parametrize(("preset", "passes"), [("falco", 1), ("falco-released", 2)])
+def test_an_original_goes_through_the_attribute_encoder_once(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, preset: str, passes: int
 ) -> None:
-    with pytest.raises(UserError, match=expected):
-        run(originals, "out", demo_path(), **settings)
-    assert not (originals.parent / "out").exists()
+    """Twice where the preset shows the encoder other pixels for pairing than for the loss."""
+    falco = Falco.open(bundle, RUNS, PoolSpec(bundle.digest, 6), short(preset))
+    seen: list[int] = []
+    whole = AttributeEncoder.encode
+    monkeypatch.setattr(AttributeEncoder, "encode", lambda self, x: (seen.append(len(x)), whole(self, x))[1])
+    falco._prepare(list(originals(3)), [0, 1, 2], {})
+    assert seen == [3] * passes
+
+
+@pytest.mark.parametrize("preset", ["falco", "falco-released"])
+def test_an_original_is_paired_by_the_embedding_that_the_stage_gives(bundle: Bundle, preset: str) -> None:
+    opened = Opened(bundle, short(preset))
+    pool = opened.pool(PoolSpec(bundle.digest, 9))
+    falco = Falco(opened.networks, opened.sessions, pool, opened.preset)
+    pixels = from_uint8(originals(4))
+    expected = opened.pair(pixels, pool)
+    result = falco.anonymize(pixels)
+    np.testing.assert_array_equal(result.neighbour_id, expected.ids[:, 0])
+    np.testing.assert_allclose(result.neighbour_distance, expected.distances[:, 0], rtol=1e-5)
+
+
+def test_every_network_is_loaded_once_also_where_the_pool_is_made(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    whole = Bundle.load
+
+    def load(self: Bundle, role: str, *more: Any, **named: Any) -> Any:
+        loaded.append(role)
+        return whole(self, role, *more, **named)
+
+    monkeypatch.setattr(Bundle, "load", load)
+    falco = Falco.open(bundle, RUNS, PoolSpec(bundle.digest, 4), short())
+    falco.anonymize(originals(2), include_intermediates=True)
+    assert sorted(loaded) == ["attribute_encoder", "generator", "identity_encoder", "inverter"]
+
+
+def test_bytes_floats_and_tensors_come_to_the_same(bundle: Bundle) -> None:
+    falco = Falco.open(bundle, RUNS, PoolSpec(bundle.digest, 6), short())
+    pixels = originals(2)
+    given = [pixels, from_uint8(pixels), from_uint8(torch.from_numpy(pixels))]
+    results = [falco.anonymize(each) for each in given]
+    for result in results[1:]:
+        np.testing.assert_allclose(result.codes, results[0].codes, atol=1e-4)
+        np.testing.assert_array_equal(result.neighbour_id, results[0].neighbour_id)
+
+
+def test_intermediates_are_the_inversion_and_the_paired_face(bundle: Bundle) -> None:
+    opened = Opened(bundle, short())
+    pool = opened.pool(PoolSpec(bundle.digest, 6))
+    falco = Falco(opened.networks, opened.sessions, pool, opened.preset)
+    pixels = originals(2)
+    result = falco.anonymize(pixels, include_intermediates=True)
+    w = np.array(pool.w[result.neighbour_id])
+    fakes = opened.three.generator.broadcast(torch.from_numpy(w))
+    assert result.inversions is not None
+    assert result.neighbours is not None
+    np.testing.assert_array_equal(result.neighbours, opened.synthesise(fakes))
+    np.testing.assert_array_equal(result.inversions, opened.synthesise(opened.invert(from_uint8(pixels))))
+
+
+def test_originals_of_another_shape_are_refused(bundle: Bundle) -> None:
+    falco = Falco.open(bundle, RUNS, PoolSpec(bundle.digest, 4), short())
+    with pytest.raises(ValueError, match=r"expected \[N, 3, 32, 32\]"):
+        falco.anonymize(np.zeros((1, 16, 16, 3), np.uint8))
+
+
+def test_opening_loads_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Bundle, "load", lambda *_, **__: pytest.fail("a network was loaded"))
+    networks = OpenedNetworks(bundle)
+    with pytest.raises(pytest.fail.Exception):
+        _ = networks.generator

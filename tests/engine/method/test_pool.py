@@ -15,9 +15,10 @@ import pytest
 from filelock import FileLock
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.method import pool as pool_module
-from faceanon_engine.engine.method.pool import Pool, PoolSpec, choose_spec, create_pool
+from faceanon_engine.engine.method.pool import Pool, PoolSpec, choose_spec
+from faceanon_engine.engine.method.pool_making import create_pool
 from faceanon_engine.engine.method.preset import PRESETS
+from tests.support.opened import embed_with
 from tests.support.tiny_bundle import write_tiny_bundle
 
 RECIPE = PRESETS["falco"].pairing_generated
@@ -30,7 +31,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 
 
 def make(spec: PoolSpec, networks: tuple[Any, Any], root: Path, **more: Any) -> Pool:
-    return create_pool(spec, *networks, RECIPE, root=root, batch_size=4, **more)
+    return create_pool(spec, networks[0], RECIPE, embed_with(*networks, RECIPE), root=root, batch_size=4, **more)
 
 
 def contents(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
@@ -63,11 +64,11 @@ def test_a_disk_that_fills_up_is_a_line_and_the_pool_goes_on_later(
 
     def full(descriptor: int) -> None:
         written.append(descriptor)
-        if len(written) > 2:
+        if len(written) > 9:  # in the middle of the features
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as disk:
-        disk.setattr(pool_module.os, "fsync", full)
+        disk.setattr(os, "fsync", full)
         with pytest.raises(UserError, match="No space left on device"):
             make(spec, networks, tmp_path / "a")
     seen: list[int] = []

@@ -11,37 +11,38 @@ import torch
 
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.method.compare import real_targets
-from faceanon_engine.engine.method.falco import Anonymizer, Stages, checked_settings
-from faceanon_engine.engine.method.pool import PoolSpec, automatic_size, create_pool, sample_z, synthesise
+from faceanon_engine.engine.method.falco import Falco
+from faceanon_engine.engine.method.pool import PoolSpec, automatic_size, sample_z
+from faceanon_engine.engine.method.pool_making import create_pool
 from faceanon_engine.engine.method.preset import PRESETS
 from faceanon_engine.engine.method.reference import optimise
 from faceanon_engine.engine.method.step import mix_codes
 from faceanon_engine.engine.system.devices import resolve_for_torch
+from tests.support.opened import Opened, embed_with
 from tests.support.tiny_bundle import write_tiny_bundle
 
 FALCO = PRESETS["falco"]
 
 
 @pytest.fixture(scope="module")
-def stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
-    return Stages(write_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny"), FALCO, "cpu")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Opened:
+    return Opened(write_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny"))
 
 
 def images(count: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def run(stages: Stages, real: torch.Tensor, **settings: Any) -> Any:
+def run(stages: Opened, real: torch.Tensor, **settings: Any) -> Any:
     fake = torch.from_numpy(sample_z(3, 0, len(real), 16)) if "fake" not in settings else settings.pop("fake")
-    w_plus = mix_codes(
-        torch.from_numpy(stages.invert(real)), stages.generator.broadcast(stages.generator.mapping(fake)), FALCO
-    )
-    targets = real_targets(stages.identity_encoder, stages.attribute_encoder, real, FALCO)
-    networks = (stages.generator, stages.identity_encoder, stages.attribute_encoder)
+    generator, identity_encoder, attribute_encoder = stages.three
+    w_plus = mix_codes(torch.from_numpy(stages.invert(real)), generator.broadcast(generator.mapping(fake)), FALCO)
+    targets = real_targets(identity_encoder, attribute_encoder, real, FALCO)
+    networks = (generator, identity_encoder, attribute_encoder)
     return w_plus, optimise(*networks, w_plus, targets, FALCO, **settings)
 
 
-def test_an_image_comes_out_the_same_alone_and_in_any_company(stages: Stages) -> None:
+def test_an_image_comes_out_the_same_alone_and_in_any_company(stages: Opened) -> None:
     real, fake = images(5), torch.from_numpy(sample_z(3, 0, 5, 16))
     _, together = run(stages, real, fake=fake, steps=20)
     for index in range(5):
@@ -50,7 +51,7 @@ def test_an_image_comes_out_the_same_alone_and_in_any_company(stages: Stages) ->
         torch.testing.assert_close(alone.w_plus[0], together.w_plus[index], rtol=1e-3, atol=2e-4)
 
 
-def test_what_company_changes_is_rounding_and_nothing_else(stages: Stages) -> None:
+def test_what_company_changes_is_rounding_and_nothing_else(stages: Opened) -> None:
     """In float64 there is none to speak of, however many steps magnify it."""
     generator, identity, attributes, inverter = (
         getattr(stages.bundle, role)().double()
@@ -69,7 +70,7 @@ def test_what_company_changes_is_rounding_and_nothing_else(stages: Stages) -> No
         torch.testing.assert_close(optimised(slice(index, index + 1))[0], together[index], rtol=0, atol=1e-9)
 
 
-def test_only_the_five_rows_move_and_the_losses_fall(stages: Stages) -> None:
+def test_only_the_five_rows_move_and_the_losses_fall(stages: Opened) -> None:
     before, result = run(stages, images(3), steps=40)
     moved = (result.w_plus - before).abs().amax(dim=(0, 2)) > 0
     assert moved.tolist() == [3 <= row < 8 for row in range(8)]
@@ -78,24 +79,24 @@ def test_only_the_five_rows_move_and_the_losses_fall(stages: Stages) -> None:
     assert (last < first).all()
 
 
-def test_the_margin_is_what_the_cosine_goes_to(stages: Stages) -> None:
+def test_the_margin_is_what_the_cosine_goes_to(stages: Opened) -> None:
     for margin in (0.0, 0.5):
         _, result = run(stages, images(3), steps=60, margin=margin)
         assert (result.after.identity < result.before.identity + 0.02).all()
         torch.testing.assert_close(result.after.identity, (result.after.cosine - margin).abs())
 
 
-def test_no_frozen_weight_gets_a_gradient(stages: Stages) -> None:
+def test_no_frozen_weight_gets_a_gradient(stages: Opened) -> None:
     run(stages, images(1), steps=1)
-    for network in (stages.generator, stages.identity_encoder, stages.attribute_encoder):
+    for network in stages.three:
         assert all(parameter.grad is None and not parameter.requires_grad for parameter in network.parameters())
 
 
-def test_the_constant_rows_are_drawn_once(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_constant_rows_are_drawn_once(stages: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     hooks = [
         layer.register_forward_hook(lambda *_, row=row: calls.append(row))
-        for row, layer in enumerate(stages.generator.layers)
+        for row, layer in enumerate(stages.three.generator.layers)
     ]
     run(stages, images(1), steps=4)
     for hook in hooks:
@@ -104,23 +105,31 @@ def test_the_constant_rows_are_drawn_once(stages: Stages, monkeypatch: pytest.Mo
     assert [calls.count(row) for row in range(4)] == [1, 1, 1, 5]
 
 
-def test_the_prefix_changes_no_image(stages: Stages) -> None:
+def test_the_prefix_changes_no_image(stages: Opened) -> None:
     w_plus = torch.randn(2, 8, 16)
-    whole = stages.generator.synthesis(w_plus)
+    whole = stages.three.generator.synthesis(w_plus)
     for row in range(9):
         torch.testing.assert_close(
-            stages.generator.synthesis_from(stages.generator.prefix(w_plus, row), w_plus), whole, rtol=0, atol=0
+            stages.three.generator.synthesis_from(stages.three.generator.prefix(w_plus, row), w_plus),
+            whole,
+            rtol=0,
+            atol=0,
         )
 
 
-def test_a_pool_depends_on_its_seed_and_shares_its_beginning(stages: Stages, tmp_path: Path) -> None:
+def arguments_of(stages: Opened) -> tuple[Any, ...]:
+    """What `create_pool` needs besides a specification."""
+    generator, _, encoder = stages.three
+    recipe = FALCO.pairing_generated
+    return generator, recipe, embed_with(generator, encoder, recipe)
+
+
+def test_a_pool_depends_on_its_seed_and_shares_its_beginning(stages: Opened, tmp_path: Path) -> None:
     digest = stages.bundle.digest
 
     def make(size: int, seed: int, root: str, batch: int) -> Any:
         spec = PoolSpec(digest, size, 0.7, seed)
-        recipe = FALCO.pairing_generated
-        networks = (stages.generator, stages.attribute_encoder)
-        return create_pool(spec, *networks, recipe, root=tmp_path / root, batch_size=batch)
+        return create_pool(spec, *arguments_of(stages), root=tmp_path / root, batch_size=batch)
 
     small, large, other = make(5, 1, "a", 2), make(9, 1, "b", 4), make(5, 2, "c", 5)
     np.testing.assert_array_equal(small.w, large.w[:5])
@@ -128,13 +137,16 @@ def test_a_pool_depends_on_its_seed_and_shares_its_beginning(stages: Stages, tmp
     np.testing.assert_allclose(small.embedding(recipe), large.embedding(recipe)[:5], rtol=1e-4, atol=1e-5)
     assert np.abs(small.w - other.w).max() > 0.01
     assert small.digest != other.digest
-    image = synthesise(stages.generator, small.w[2:3])
-    np.testing.assert_allclose(image, synthesise(stages.generator, large.w[2:3]), rtol=0, atol=0)
+    drawn = [
+        stages.three.generator.synthesis(stages.three.generator.broadcast(torch.tensor(w[2:3])))
+        for w in (small.w, large.w)
+    ]
+    torch.testing.assert_close(*drawn, rtol=0, atol=0)
 
 
-def test_an_interrupted_pool_goes_on(stages: Stages, tmp_path: Path) -> None:
+def test_an_interrupted_pool_goes_on(stages: Opened, tmp_path: Path) -> None:
     spec = PoolSpec(stages.bundle.digest, 12, 0.7, 0)
-    arguments = (spec, stages.generator, stages.attribute_encoder, FALCO.pairing_generated)
+    arguments = (spec, *arguments_of(stages))
 
     def stop(done: float, total: float | None, what: str = "") -> None:
         if done >= 6:
@@ -150,17 +162,20 @@ def test_an_interrupted_pool_goes_on(stages: Stages, tmp_path: Path) -> None:
     np.testing.assert_allclose(resumed.embedding(recipe), whole.embedding(recipe), rtol=1e-5, atol=1e-6)
 
 
-def test_a_pool_of_another_bundle_is_refused(stages: Stages, tmp_path: Path) -> None:
+def test_a_pool_of_another_bundle_is_refused(stages: Opened, tmp_path: Path) -> None:
     spec = PoolSpec("0" * 64, 3)
-    pool = create_pool(spec, stages.generator, stages.attribute_encoder, FALCO.pairing_generated, root=tmp_path)
+    pool = create_pool(spec, *arguments_of(stages), root=tmp_path)
     with pytest.raises(UserError, match="another bundle"):
-        Anonymizer(stages.bundle, preset=FALCO, pool=pool)
+        Falco(stages.networks, stages.sessions, pool, FALCO)
+    with pytest.raises(ValueError, match="another bundle"):
+        stages.pool(spec, root=tmp_path)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
-def test_a_margin_out_of_range_is_refused(value: float) -> None:
+def test_a_margin_out_of_range_is_refused(stages: Opened, tmp_path: Path, value: float) -> None:
+    pool = create_pool(PoolSpec(stages.bundle.digest, 3), *arguments_of(stages), root=tmp_path)
     with pytest.raises(UserError, match="margin"):
-        checked_settings(FALCO, value, None)
+        Falco(stages.networks, stages.sessions, pool, FALCO, margin=value)
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

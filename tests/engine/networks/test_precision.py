@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from faceanon_engine.engine.method.compare import real_targets
-from faceanon_engine.engine.method.falco import Stages
 from faceanon_engine.engine.method.preset import PRESETS
 from faceanon_engine.engine.method.step import StepSettings, begin, look, step, with_view
-from faceanon_engine.engine.networks.precision import Networks, _switches, computing
+from faceanon_engine.engine.networks.precision import _switches, computing
+from tests.support.opened import Opened
 from tests.support.tiny_bundle import write_tiny_bundle
 
 
@@ -45,8 +45,7 @@ def test_switches_are_as_the_precision_says_and_then_as_before() -> None:
 @pytest.mark.usefixtures("on_a_gpu")
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])
 def test_everything_of_an_image_is_computed_as_its_precision_says(tmp_path: Path, precision: Any) -> None:
-    stages = Stages(write_tiny_bundle(tmp_path / "tiny"), PRESETS["falco"], "cpu")
-    networks = Networks(stages.generator, stages.identity_encoder, stages.attribute_encoder)
+    networks = Opened(write_tiny_bundle(tmp_path / "tiny")).three
     seen: list[tuple[str, bool]] = []
     for name, network in networks._asdict().items():
         for layer in network.modules():

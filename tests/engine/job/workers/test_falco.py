@@ -18,7 +18,7 @@ from faceanon_engine.engine.job.report import JobObserver
 from faceanon_engine.engine.job.run import plan
 from faceanon_engine.engine.job.settings import JobSettings, job_settings
 from faceanon_engine.engine.job.workers.falco import FalcoWorker
-from faceanon_engine.engine.method import falco as pipeline
+from faceanon_engine.engine.method.falco import Falco
 from tests.support.fake_worker import make_inputs
 from tests.support.tiny_bundle import write_tiny_bundle
 
@@ -119,22 +119,21 @@ def test_originals_of_another_size_are_brought_to_the_networks(tmp_path: Path, b
     assert Image.open(tmp_path / "out" / "large.png").size == (32, 32)
 
 
-@pytest.mark.parametrize(("name", "chosen"), [("cuda", []), ("cuda:1", [1])])
-def test_a_gpu_without_a_number_is_the_current_one(
+@pytest.mark.parametrize(("name", "chosen"), [("cuda:0", [0]), ("cuda:1", [1])])
+def test_the_gpu_that_was_asked_for_becomes_the_current_one(
     name: str, chosen: list[int], bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Torch's `set_device` takes no device without a number, which is what `auto` and `cuda` are."""
     made: list[int] = []
 
     def arrive(*_: Any, **__: Any) -> None:
         raise InterruptedError("the device is chosen")
 
     monkeypatch.setattr(torch._C, "_cuda_setDevice", made.append, raising=False)
-    monkeypatch.setattr(pipeline, "Stages", arrive)
+    monkeypatch.setattr(Falco, "open", arrive)
     worker = FalcoWorker(JobSettings(tmp_path, tmp_path / "out", bundle=bundle, device="cpu"), {}, 1)
-    worker._device = torch.device(name)
+    worker._device = name
     with pytest.raises(InterruptedError):
-        worker.load(lambda done, total: None)
+        worker.load(lambda done, total, what="": None)
     assert made == chosen
 
 

@@ -1,0 +1,248 @@
+"""The stages alone, for those who keep the intermediate results: features, codes and pairs of all faces of a data set.
+
+With another backend than "torch", and what it runs already built, nothing here loads Torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from faceanon_engine.engine.choices import Alignment, BackendOrAuto, Metric, Precision
+from faceanon_engine.engine.datasets.folder import find_inputs, left_out
+from faceanon_engine.engine.datasets.reader import Reader, ahead, thread_count, threads
+from faceanon_engine.engine.errors import InputError, UserError
+from faceanon_engine.engine.images.pixels import Floats, Pixels, from_uint8
+from faceanon_engine.engine.job.report import Failure, JobObserver
+from faceanon_engine.engine.job.tables import Arrays, Table, is_table
+from faceanon_engine.engine.method.capacity import images_that_fit
+from faceanon_engine.engine.method.pairing import NearestNeighbours
+from faceanon_engine.engine.method.pool import Pool, PoolSpec, choose_spec, find_pool
+from faceanon_engine.engine.method.preset import Preset, get_preset
+from faceanon_engine.engine.method.stages import embed_attributes, embed_identity
+from faceanon_engine.engine.method.stages import invert as invert_images
+from faceanon_engine.engine.models.bundle import Bundle
+from faceanon_engine.engine.sessions.opening import Prepare
+from faceanon_engine.engine.sessions.runs import Runs, Sessions, sessions_of_bundle, settle
+from faceanon_engine.engine.system.printable import readable
+
+Compute = Callable[["OpenedStages", Floats], Arrays]
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """What every stage takes, named as a job's settings are; None chooses."""
+
+    bundle: str | None = None
+    preset: str = "falco"
+    align: Alignment = "auto"
+    limit: int | None = None
+    batch_size: int | None = None
+    device: str = "auto"
+    backend: BackendOrAuto = "torch"
+    precision: Precision = "fp32"
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A row for every face, and the inputs that could not be used, with the reasons."""
+
+    table: Table
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 when everything is done, 1 when something failed."""
+        return 1 if self.failures else 0
+
+
+@dataclass(frozen=True)
+class OpenedStages:
+    """What the stages run with; `prepare` makes what the backend lacks."""
+
+    settings: StageSettings
+    bundle: Bundle
+    preset: Preset
+    runs: Runs
+    sessions: Sessions
+    prepare: Prepare | None
+
+    @classmethod
+    def open(cls, settings: StageSettings, prepare: Prepare | None = None) -> OpenedStages:
+        """Find the bundle and settle what runs it; raises UserError for what is unknown or does not work here."""
+        bundle, preset = Bundle.open(settings.bundle), get_preset(settings.preset)
+        runs = settle(settings.backend, settings.precision, settings.device)
+        return cls(settings, bundle, preset, runs, sessions_of_bundle(bundle, runs, prepare=prepare), prepare)
+
+    def about(self) -> dict[str, str]:
+        """What really runs, for people."""
+        return {
+            "device": self.runs.device,
+            **self.runs.about(),
+            "bundle": f"{self.bundle.name} ({self.bundle.digest[:12]})",
+        }
+
+    def pool(self, spec: PoolSpec, observer: JobObserver) -> Pool:
+        """The pool of that specification, made where it is missing, which needs Torch."""
+        existing = find_pool(spec, self.preset.pairing_generated, self.runs.precision)
+        return existing or make_pool(spec, self, observer)
+
+
+def extract(
+    input: Path,
+    settings: StageSettings | None = None,
+    *,
+    observer: JobObserver | None = None,
+    prepare: Prepare | None = None,
+) -> StageResult:
+    """Features of the faces of `input`, a folder of images, one image, or a text file of paths.
+
+    attribute_embedding float32 [N, E], which pairing compares; identity_embedding float32 [N, D] of unit length.
+    Raises UserError for settings, missing inputs, and when none of them could be used.
+    """
+
+    def features(opened: OpenedStages, images: Floats) -> Arrays:
+        return {
+            **_attributes(opened, images),
+            "identity_embedding": embed_identity(opened.sessions, images, opened.preset.identity_real),
+        }
+
+    return _over_faces(input, OpenedStages.open(settings or StageSettings(), prepare), features, observer)
+
+
+def invert(
+    input: Path,
+    settings: StageSettings | None = None,
+    *,
+    observer: JobObserver | None = None,
+    prepare: Prepare | None = None,
+) -> StageResult:
+    """Latent codes of the faces of `input`: w_plus float32 [N, rows, w_dim]; as `extract`."""
+
+    def codes(opened: OpenedStages, images: Floats) -> Arrays:
+        return {"w_plus": invert_images(opened.sessions, images)}
+
+    return _over_faces(input, OpenedStages.open(settings or StageSettings(), prepare), codes, observer)
+
+
+def pair(
+    input: Path,
+    settings: StageSettings | None = None,
+    *,
+    neighbours: int = 1,
+    metric: Metric = "euclidean",
+    pool_size: int | None = None,
+    truncation: float = 0.7,
+    seed: int = 0,
+    observer: JobObserver | None = None,
+    prepare: Prepare | None = None,
+) -> StageResult:
+    """The nearest generated faces of `input`, which is images, or a file that holds what `extract` gave.
+
+    neighbour_id int64 [N, neighbours] counts the pool's faces, neighbour_distance float64 [N, neighbours]. The pool is
+    made where it is missing. Raises UserError as `extract`, and when the file is of another bundle.
+    """
+    if pool_size is not None and neighbours > pool_size:
+        raise UserError(
+            f"{neighbours} neighbours were asked for, the pool holds {pool_size}: ask for at most that many"
+        )
+    observer = observer or JobObserver()
+    opened = OpenedStages.open(settings or StageSettings(), prepare)
+    if is_table(input):
+        features = StageResult(_features_in(input, opened))
+        observer.started(opened.about(), 0, 0)
+    else:
+        features = _over_faces(input, opened, _attributes, observer)
+    table = features.table
+    spec = choose_spec(opened.bundle.digest, pool_size, truncation, seed, inputs=len(table))
+    pool = opened.pool(spec, observer)
+    index = NearestNeighbours(pool.embedding(opened.preset.pairing_generated, opened.runs.precision), metric)
+    nearest = index.search(table.arrays["attribute_embedding"], neighbours)
+    arrays: Arrays = {"neighbour_id": nearest.ids, "neighbour_distance": nearest.distances}
+    return StageResult(Table(table.inputs, table.faces, arrays, opened.bundle.digest), features.failures)
+
+
+def make_pool(
+    spec: PoolSpec, opened: OpenedStages, observer: JobObserver | None = None, *, batch_size: int | None = None
+) -> Pool:
+    """The pool of that specification with the features the preset pairs by, made or completed where it is missing."""
+    from faceanon_engine.engine.method.pool_making import open_or_make_pool
+    from faceanon_engine.engine.models.opened import OpenedNetworks
+
+    networks = OpenedNetworks(opened.bundle, opened.runs.device)
+    with sessions_of_bundle(opened.bundle, opened.runs, prepare=opened.prepare, networks=networks) as sessions:
+        return open_or_make_pool(
+            spec,
+            networks,
+            sessions,
+            opened.preset,
+            precision=opened.runs.precision,
+            batch_size=batch_size,
+            progress=None if observer is None else observer.progress,
+        )
+
+
+def _attributes(opened: OpenedStages, images: Floats) -> Arrays:
+    return {"attribute_embedding": embed_attributes(opened.sessions, images, opened.preset.pairing_real)}
+
+
+def _features_in(file: Path, opened: OpenedStages) -> Table:
+    table = Table.read(file)
+    if "attribute_embedding" not in table.arrays:
+        raise UserError(f"{file} holds no attribute_embedding: give a file that 'extract' wrote, or images")
+    if table.bundle not in (None, opened.bundle.digest):
+        raise UserError(
+            f"{file} was made with bundle {str(table.bundle)[:12]}, this is {opened.bundle.digest[:12]}: "
+            "choose the same one with --bundle"
+        )
+    return table
+
+
+def _over_faces(input: Path, opened: OpenedStages, compute: Compute, observer: JobObserver | None) -> StageResult:
+    """Run a stage over all faces of the inputs, in batches across inputs."""
+    observer = observer or JobObserver()
+    settings = opened.settings
+    files = list(find_inputs(input))[: settings.limit]
+    if not files:
+        raise UserError(f"no images in {input}")
+    reader = Reader(settings.align, opened.bundle.resolution)
+    size = settings.batch_size or images_that_fit(opened.runs.device)
+    observer.started(opened.about(), len(files), 0)
+    for note in left_out(input):
+        observer.note(note)
+    inputs: list[str] = []
+    faces: list[int] = []
+    batch: list[Pixels] = []
+    parts: list[Arrays] = []
+    failures: list[Failure] = []
+
+    def flush() -> None:
+        if batch:
+            parts.append(compute(opened, from_uint8(np.stack(batch))))
+            batch.clear()
+
+    with threads() as executor:
+        for file, future in ahead(executor, reader.faces_of, files, size + thread_count()):
+            path = readable(file.relative)
+            try:
+                crops: list[Any] = future.result()
+            except InputError as error:
+                failures.append(Failure(path, 0, error.reason, error.message))
+                observer.input_finished(path, failed=True)
+                continue
+            for face, pixels in enumerate(crops):
+                inputs.append(path)
+                faces.append(face)
+                batch.append(pixels)
+                if len(batch) >= size:
+                    flush()
+            observer.input_finished(path, failed=False)
+        flush()
+    if not parts:
+        raise UserError(f"none of the {len(files)} inputs in {input} could be used: {failures[0].message}")
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return StageResult(Table(inputs, faces, arrays, opened.bundle.digest), tuple(failures))

@@ -1,0 +1,180 @@
+"""Making a pool: codes from the mapping network, pictures and features from sessions, resumed where it was stopped."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.images.pixels import Floats
+from faceanon_engine.engine.method.capacity import steps_that_fit
+from faceanon_engine.engine.method.pool import FORMAT, Pool, PoolSpec, find_pool, sample_z
+from faceanon_engine.engine.method.preset import Preset
+from faceanon_engine.engine.method.stages import embed_attributes
+from faceanon_engine.engine.networks.recipe import PixelRecipe
+from faceanon_engine.engine.sessions.runs import Sessions
+from faceanon_engine.engine.system.files import write_atomic
+from faceanon_engine.engine.system.home import home
+from faceanon_engine.engine.system.locks import locked
+from faceanon_engine.engine.system.progress import Progress
+
+if TYPE_CHECKING:
+    from faceanon_engine.engine.models.opened import OpenedNetworks
+    from faceanon_engine.engine.networks.stylegan2 import Generator
+
+Embed = Callable[[Floats], Floats]
+"""Attribute embeddings [N, E] of the faces of codes w [N, w_dim]."""
+_CODES_TOGETHER = 1024
+_MOST_PICTURES = 64
+
+
+class ResumableArray:
+    """An array file float32 [rows, columns] that is filled from the front and takes its final name when full.
+
+    It is written as any file is, not through a memory map: on a full disk a map ends the process, a write raises.
+    """
+
+    def __init__(self, path: Path, rows: int, columns: int) -> None:
+        self._path = path
+        self._partial = path.with_name(path.name + ".partial")
+        self._counter = path.with_name(path.name + ".progress")
+        header = io.BytesIO()
+        about = {"descr": "<f4", "fortran_order": False, "shape": (rows, columns)}
+        np.lib.format.write_array_header_1_0(header, about)
+        self._first_byte, self._row_bytes = len(header.getvalue()), 4 * columns
+        self.done = self._rows_so_far(header.getvalue(), rows)
+        self._stream = open(self._partial, "r+b" if self.done else "w+b")  # noqa: SIM115
+        if not self.done:
+            self._stream.write(header.getvalue())
+
+    def _rows_so_far(self, header: bytes, rows: int) -> int:
+        """Rows that an interrupted creation left; none where what it left is damaged or of another shape."""
+        try:
+            done = min(rows, int(self._counter.read_text()))
+            with open(self._partial, "rb") as stream:
+                whole = stream.seek(0, os.SEEK_END) >= self._first_byte + done * self._row_bytes
+                stream.seek(0)
+                return done if whole and stream.read(len(header)) == header else 0
+        except (OSError, ValueError):
+            return 0
+
+    def put(self, first: int, values: npt.NDArray[np.float32]) -> None:
+        self._stream.seek(self._first_byte + first * self._row_bytes)
+        self._stream.write(np.ascontiguousarray(values, "<f4").tobytes())
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        write_atomic(self._counter, str(first + len(values)).encode())
+
+    def finish(self) -> None:
+        self._stream.close()
+        os.replace(self._partial, self._path)
+        self._counter.unlink(missing_ok=True)
+
+
+def open_or_make_pool(
+    spec: PoolSpec,
+    networks: OpenedNetworks,
+    sessions: Sessions,
+    preset: Preset,
+    *,
+    precision: str = "fp32",
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+    root: Path | None = None,
+) -> Pool:
+    """The pool of that specification with the features the preset pairs by; it is made, or completed, where missing.
+
+    `precision` is what the sessions compute in. Networks are loaded only where something has to be made. Raises
+    ValueError for a specification of another bundle, UserError when the folder cannot be written.
+    """
+    if spec.bundle != networks.bundle.digest:
+        raise ValueError("the pool's specification names another bundle")
+    recipe = preset.pairing_generated
+    pool = find_pool(spec, recipe, precision, root)
+    if pool is not None:
+        return pool
+    generator = networks.generator
+
+    def embed(w: Floats) -> Floats:
+        codes = generator.broadcast(torch.from_numpy(w).to(networks.device)).contiguous()
+        return embed_attributes(sessions, sessions.session("synthesis").run(codes), recipe)
+
+    size = batch_size or steps_that_fit(generator.config, networks.device, _MOST_PICTURES)
+    return create_pool(
+        spec, generator, recipe, embed, root=root, batch_size=size, progress=progress, precision=precision
+    )
+
+
+def create_pool(
+    spec: PoolSpec,
+    generator: Generator,
+    recipe: PixelRecipe,
+    embed: Embed,
+    *,
+    root: Path | None = None,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+    precision: str = "fp32",
+) -> Pool:
+    """Make the pool, or what is missing of it, and open it.
+
+    An interrupted creation goes on where it stopped; two processes that want the same pool do the work once.
+    `progress` counts faces. `embed` gives the features under that recipe, computed in that precision; the codes
+    themselves always come from the generator's mapping in float32. Raises UserError when the folder cannot be written.
+    """
+    path = (root or home().pools) / spec.directory_name
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(path.name + ".lock")
+        with locked(lock, waiting=f"another process is making the pool {path}: waiting for it"):
+            if not (path / "pool.json").exists():
+                _make_codes(spec, generator, path)
+            pool = Pool.open(path)
+            if not pool.has_embedding(recipe, precision):
+                _make_features(pool, pool.embedding_file(recipe, precision), embed, batch_size, progress)
+    except OSError as error:
+        raise UserError(
+            f"the pool at {path} cannot be written ({error.strerror or error}): free space there or set FACEANON_HOME"
+        ) from None
+    return pool
+
+
+@torch.no_grad()
+def _make_codes(spec: PoolSpec, generator: Generator, path: Path) -> None:
+    codes = ResumableArray(path / "w.npy", spec.size, generator.config.w_dim)
+    for first in range(codes.done, spec.size, _CODES_TOGETHER):
+        count = min(_CODES_TOGETHER, spec.size - first)
+        z = torch.from_numpy(sample_z(spec.seed, first, count, generator.config.z_dim))
+        w = generator.truncate(generator.mapping(z.to(generator.w_avg.device)), spec.truncation_psi)
+        codes.put(first, w.float().cpu().numpy())
+    codes.finish()
+    content = {"format": FORMAT, "spec": asdict(spec)}
+    write_atomic(path / "pool.json", json.dumps(content, indent=1, sort_keys=True).encode())
+
+
+@torch.no_grad()
+def _make_features(pool: Pool, file: Path, embed: Embed, batch_size: int, progress: Progress | None) -> None:
+    features: ResumableArray | None = None
+    first = 0
+    while first < pool.size:
+        values = embed(np.array(pool.w[first : first + batch_size], np.float32))
+        if features is None:
+            features = ResumableArray(file, pool.size, values.shape[1])
+            if features.done:
+                first = features.done
+                continue
+        features.put(first, values)
+        first += len(values)
+        if progress is not None:
+            progress(first, pool.size, "making the pool")
+    assert features is not None
+    features.finish()
