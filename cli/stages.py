@@ -251,15 +251,14 @@ def _table(
     from faceanon_engine.engine.errors import InputError
     from faceanon_engine.engine.images.pixels import from_uint8
     from faceanon_engine.engine.method.capacity import choose_batch_size
-    from faceanon_engine.engine.system.printable import readable
 
     flags = opened.flags
-    files = list(find_inputs(input))[: flags["limit"]]
-    if not files:
+    samples = list(find_inputs(input))[: flags["limit"]]
+    if not samples:
         raise UserError(f"no images in {input}")
     reader = Reader(flags["align"], opened.bundle.resolution)
     size = flags["batch_size"] or choose_batch_size(opened.runs)
-    observer.started(opened.about(), len(files), 0)
+    observer.started(opened.about(), len(samples), 0)
     for note in left_out(input):
         observer.note(note)
     inputs: list[str] = []
@@ -274,24 +273,24 @@ def _table(
             batch.clear()
 
     with threads() as executor:
-        for file, future in ahead(executor, reader.faces_of, files, size + thread_count()):
-            path = readable(file.relative)
+        for sample, future in ahead(executor, reader.read, samples, size + thread_count()):
+            path = sample.key
             try:
-                found = future.result()
+                found = future.result().faces
             except InputError as error:
                 failures.append({"input": path, "reason": error.reason, "message": error.message})
                 observer.input_finished(path, failed=True)
                 continue
-            for face, pixels in enumerate(found):
+            for number, face in enumerate(found):
                 inputs.append(path)
-                faces.append(face)
-                batch.append(pixels)
+                faces.append(number)
+                batch.append(face.pixels)
                 if len(batch) >= size:
                     flush()
             observer.input_finished(path, failed=False)
         flush()
     if not parts:
-        raise UserError(f"none of the {len(files)} inputs in {input} could be used: {failures[0]['message']}")
+        raise UserError(f"none of the {len(samples)} inputs in {input} could be used: {failures[0]['message']}")
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Table(inputs, faces, arrays, opened.bundle.digest), failures
 

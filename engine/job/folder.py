@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from faceanon_engine.engine.datasets.folder import InputFile, find_inputs
+from faceanon_engine.engine.datasets.folder import find_inputs
+from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job.manifest import NAME as MANIFEST_NAME
 from faceanon_engine.engine.job.manifest import Manifest
@@ -26,7 +27,7 @@ NAMES_LOCK_NAME = ".faceanon-names.lock"
 PROCESS_LOCK_PATTERN = ".faceanon-process-*.lock"
 
 
-def find_files(settings: JobSettings) -> list[InputFile]:
+def find_files(settings: JobSettings) -> list[Sample]:
     """The inputs, within the limit; raises UserError when there are none or when they and the output overlap."""
     source, output = _real(settings.input), _real(settings.output)
     if os.path.exists(output) and not output.is_dir():

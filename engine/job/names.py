@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from faceanon_engine.engine.datasets.folder import InputFile
+from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.job.folder import CONTACT_SHEET_NAME, LOCK_NAME, NAMES_LOCK_NAME
 from faceanon_engine.engine.job.manifest import NAME as MANIFEST_NAME
 from faceanon_engine.engine.job.manifest import ItemRow
 from faceanon_engine.engine.job.settings import JobSettings
-from faceanon_engine.engine.system.printable import readable
 
 _EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _CODES_ENDING = ".w_plus.npy"
@@ -60,13 +59,13 @@ class OutputNames:
             number += 1
 
 
-def known_names(settings: JobSettings, files: Iterable[InputFile], rows: Mapping[str, list[ItemRow]]) -> OutputNames:
+def known_names(settings: JobSettings, files: Iterable[Sample], rows: Mapping[str, list[ItemRow]]) -> OutputNames:
     """The names that are taken before any is chosen: the job's own files, folders of inputs, and earlier results."""
     names = OutputNames(_EXTENSIONS[settings.resolved_format])
     for reserved in (MANIFEST_NAME, CONTACT_SHEET_NAME, LOCK_NAME, NAMES_LOCK_NAME):
         names.reserve(reserved)
     for file in files:
-        names.add_folders(readable(file.relative))
+        names.add_folders(file.key)
     for known in rows.values():
         for row in known:
             if row.output is not None:

@@ -24,7 +24,7 @@ from faceanon_engine.engine.system.locks import locked
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
-    from faceanon_engine.engine.datasets.folder import InputFile
+    from faceanon_engine.engine.datasets.sample import Sample
     from faceanon_engine.engine.job.manifest import Manifest
     from faceanon_engine.engine.job.report import JobObserver
     from faceanon_engine.engine.job.run import WorkerFactory
@@ -36,15 +36,13 @@ logger = logging.getLogger(__name__)
 def share_among(
     devices: Sequence[str],
     settings: JobSettings,
-    todo: Sequence[InputFile],
+    todo: Sequence[Sample],
     manifest: Manifest,
     observer: JobObserver,
     make_worker: WorkerFactory,
 ) -> None:
     """Have these inputs done by one process a device; raises UserError when all of them ended and some are left."""
-    from faceanon_engine.engine.system.printable import readable
-
-    manifest.fill_queue(readable(file.relative) for file in todo)
+    manifest.fill_queue(file.key for file in todo)
     left: Sequence[str] = devices
     while True:
         troubles = _Round(left, settings, manifest, observer, make_worker).run()

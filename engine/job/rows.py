@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from faceanon_engine.engine.datasets.folder import InputFile
+from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow
 
 
@@ -25,7 +25,7 @@ def by_input(items: Iterable[ItemRow]) -> dict[str, list[ItemRow]]:
     return grouped
 
 
-def stamp(file: InputFile) -> tuple[int | None, int | None]:
+def stamp(file: Sample) -> tuple[int | None, int | None]:
     """Size and modification time, by which a changed input is recognised."""
     try:
         status = file.path.stat()
@@ -34,7 +34,7 @@ def stamp(file: InputFile) -> tuple[int | None, int | None]:
     return status.st_size, status.st_mtime_ns
 
 
-def has_changed(known: InputRow | None, file: InputFile) -> bool:
+def has_changed(known: InputRow | None, file: Sample) -> bool:
     """Whether an input is another file than the one that was listed."""
     return known is not None and (known.bytes, known.modified_ns) != stamp(file)
 

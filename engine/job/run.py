@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from faceanon_engine.engine.datasets.folder import InputFile, left_out
+from faceanon_engine.engine.datasets.folder import left_out
 from faceanon_engine.engine.datasets.reader import Reader, ahead, thread_count, threads
+from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError, UserError
 from faceanon_engine.engine.job.folder import (
     find_files,
@@ -36,7 +37,6 @@ from faceanon_engine.engine.job.workers.falco import FalcoWorker
 from faceanon_engine.engine.job.workers.worker import Worker
 from faceanon_engine.engine.system.devices import device_names
 from faceanon_engine.engine.system.packages import OURS, version_of
-from faceanon_engine.engine.system.printable import readable
 
 WorkerFactory = Callable[[JobSettings, Mapping[str, Any], int], Worker]
 
@@ -106,20 +106,20 @@ def plan(settings: JobSettings, *, make_worker: WorkerFactory | None = None) -> 
     items: list[PlannedItem] = []
     reader = Reader(settings.align, worker.resolution)
 
-    def count(file: InputFile) -> int:
-        return len(reader.faces_of(file))
+    def count(file: Sample) -> int:
+        return len(reader.read(file).faces)
 
     with threads() as executor:
         todo = []
         for file in files:
-            path = readable(file.relative)
+            path = file.key
             rows = known.get(path, [])
             if path in inputs and not has_changed(inputs[path], file) and all_done(settings.output, inputs[path], rows):
                 items.extend(PlannedItem(path, row.face, "keep", row.output) for row in rows)
             else:
                 todo.append(file)
         for file, future in ahead(executor, count, todo, 2 * thread_count()):
-            path = readable(file.relative)
+            path = file.key
             outputs = [row.output for row in known.get(path, []) if row.output is not None]
             try:
                 faces = future.result()

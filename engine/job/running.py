@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from faceanon_engine.engine.datasets.folder import InputFile, left_out
+from faceanon_engine.engine.datasets.folder import left_out
 from faceanon_engine.engine.datasets.reader import Reader, ahead, thread_count, threads
+from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError, UserError
+from faceanon_engine.engine.images.align import Face
 from faceanon_engine.engine.images.decode import read_image
 from faceanon_engine.engine.images.encode import encode
 from faceanon_engine.engine.job.folder import CONTACT_SHEET_NAME, NAMES_LOCK_NAME, remove
@@ -36,7 +38,6 @@ from faceanon_engine.engine.system.devices import device_names
 from faceanon_engine.engine.system.files import write_result
 from faceanon_engine.engine.system.locks import locked
 from faceanon_engine.engine.system.memory import is_out_of_memory
-from faceanon_engine.engine.system.printable import readable
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ class _Face:
     """A face on its way through a batch."""
 
     row: ItemRow
-    pixels: npt.NDArray[np.uint8]
+    sample: Sample
+    face: Face
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Run:
     def __init__(
         self,
         settings: JobSettings,
-        files: Sequence[InputFile],
+        files: Sequence[Sample],
         worker: Worker,
         manifest: Manifest,
         observer: JobObserver,
@@ -97,14 +99,14 @@ class Run:
         """Results whose files are being written, in the order in which they finished; None where there is no file."""
         self.loaded = False
         self.reader: Reader
-        self.share: Callable[[Sequence[InputFile]], None] | None = None
+        self.share: Callable[[Sequence[Sample]], None] | None = None
         """Gives the inputs to several processes instead of this one."""
         self.lock_names: Callable[[], Any] | None = None
         """What keeps others from choosing names meanwhile, where there are others."""
 
     def run(self, started: float) -> JobResult:
         todo = self._list_inputs()
-        lost = [row for file in todo for row in self.rows[readable(file.relative)] if is_lost(self.output, row)]
+        lost = [row for file in todo for row in self.rows[file.key] if is_lost(self.output, row)]
         done_before = self.manifest.counts()["done"] - len(lost)
         about = self.worker.about()
         if self.share is not None:
@@ -139,13 +141,13 @@ class Run:
 
     def take_part(self, process: int) -> None:
         """Anonymize inputs that this process claims, a few at a time, until there are no more."""
-        by_path = {readable(file.relative): file for file in self.files}
+        by_path = {file.key: file for file in self.files}
         self.rows = by_input(self.manifest.items())
         self.names = known_names(self.settings, self.files, self.rows)
         self.names.given_by_others = self.manifest.has_output
         self.lock_names = lambda: locked(self.output / NAMES_LOCK_NAME)
 
-        def claimed() -> Iterator[InputFile]:
+        def claimed() -> Iterator[Sample]:
             while found := self.manifest.claim(process, CLAIMED_TOGETHER):
                 self.rows.update(found)
                 for path in found:
@@ -165,11 +167,11 @@ class Run:
 
     # -- what is to be done ------------------------------------------------------------------------------------
 
-    def _list_inputs(self) -> list[InputFile]:
+    def _list_inputs(self) -> list[Sample]:
         """Bring the manifest up to date with the inputs; return those that are not done."""
         known = self.manifest.inputs()
         self.rows = by_input(self.manifest.items())
-        paths = {readable(file.relative): file for file in self.files}
+        paths = {file.key: file for file in self.files}
         changed = [path for path, file in paths.items() if has_changed(known.get(path), file)]
         for path in changed:
             # The input is another picture than the one that was anonymized: its results are of no use.
@@ -179,9 +181,9 @@ class Run:
         self.names = known_names(self.settings, self.files, self.rows)
         new_inputs: list[InputRow] = []
         new_items: list[ItemRow] = []
-        todo: list[InputFile] = []
+        todo: list[Sample] = []
         for file in self.files:
-            path = readable(file.relative)
+            path = file.key
             if path not in known:
                 new_inputs.append(InputRow(path, *stamp(file)))
                 self.rows[path] = [self._planned(path, 0)]
@@ -207,7 +209,7 @@ class Run:
 
     def _vanished(self) -> list[ItemRow]:
         """What an earlier run listed and did not finish, and is not among the inputs any more."""
-        present = {readable(file.relative) for file in self.files}
+        present = {file.key for file in self.files}
         return [
             failed(row, "missing", "it is no longer there")
             for path, rows in self.rows.items()
@@ -228,16 +230,16 @@ class Run:
 
     # -- from files to faces -----------------------------------------------------------------------------------
 
-    def _faces(self, executor: ThreadPoolExecutor, todo: Iterable[InputFile], count: int) -> Iterator[_Face]:
+    def _faces(self, executor: ThreadPoolExecutor, todo: Iterable[Sample], count: int) -> Iterator[_Face]:
         """Faces that are still to be done, in the order of the inputs; failures are recorded on the way."""
-        for file, future in ahead(executor, self.reader.faces_of, todo, count):
-            path = readable(file.relative)
+        for file, future in ahead(executor, self.reader.read, todo, count):
+            path = file.key
             try:
-                pixels = future.result()
+                sample = future.result()
             except InputError as error:
                 self._fail_input(path, error.reason, error.message)
                 continue
-            rows = self._rows_of(path, len(pixels))
+            rows = self._rows_of(path, len(sample.faces))
             pending = [row for row in rows if not is_done(self.output, row) and row.output is not None]
             self.waiting[path] = len(pending)
             if any(row.state == "failed" and row.output is None for row in rows):
@@ -245,7 +247,7 @@ class Run:
             if not pending:
                 self.observer.input_finished(path, path in self.spoiled)
             for row in pending:
-                yield _Face(row, pixels[row.face])
+                yield _Face(row, sample, sample.faces[row.face])
 
     def _rows_of(self, path: str, count: int) -> list[ItemRow]:
         """The rows of an input with so many faces; new ones are recorded before anything of them is written."""
@@ -268,7 +270,7 @@ class Run:
 
     # -- from faces to files -----------------------------------------------------------------------------------
 
-    def _anonymize(self, todo: Iterable[InputFile]) -> None:
+    def _anonymize(self, todo: Iterable[Sample]) -> None:
         size = self.settings.batch_size or self.worker.choose_batch_size()
         logger.info("up to %d faces are optimised together", size)
         with threads() as executor:
@@ -291,7 +293,7 @@ class Run:
         def originals() -> Iterator[npt.NDArray[np.uint8]]:
             for number, face in enumerate(faces):
                 under_way[number] = face
-                yield face.pixels
+                yield face.face.pixels
 
         def on_step(together: int, step: int) -> None:
             self.observer.batch(together, step, steps)
@@ -367,7 +369,7 @@ class Run:
         steps = self.settings.resolved_steps
         self.observer.batch(len(part), 0, steps)
         return self.worker.anonymize(
-            np.stack([face.pixels for face in part]), lambda step: self.observer.batch(len(part), step, steps)
+            np.stack([face.face.pixels for face in part]), lambda step: self.observer.batch(len(part), step, steps)
         )
 
     def _write(self, executor: ThreadPoolExecutor, part: list[_Face], result: Any) -> None:
@@ -466,7 +468,7 @@ class Run:
         from faceanon_engine.engine.images.sheet import SheetRow, draw
 
         path = self.output / CONTACT_SHEET_NAME
-        order = {readable(file.relative): file for file in self.files}
+        order = {file.key: file for file in self.files}
         shown = [row for file in order for row in self.rows.get(file, []) if row.state == "done"]
         shown = shown[: self.settings.contact_sheet]
         ours = self.manifest.get("contact_sheet")  # what it shows, None when this job has not made one
@@ -484,13 +486,13 @@ class Run:
             return None
         self.manifest.put({"contact_sheet": []})  # ours from now on, also when it is killed on the way
         self._load()
-        prepared: dict[str, list[npt.NDArray[np.uint8]]] = {}
+        prepared: dict[str, Sample] = {}
         sheet: list[SheetRow] = []
         for row in shown:
             try:
                 if row.input not in prepared:
-                    prepared = {row.input: self.reader.faces_of(order[row.input])}
-                original = prepared[row.input][row.face]
+                    prepared = {row.input: self.reader.read(order[row.input])}
+                original = prepared[row.input].faces[row.face].pixels
                 result = read_image(self.output / str(row.output)).pixels
             except (InputError, IndexError):
                 continue  # taken away since it was anonymized: the sheet shows the others

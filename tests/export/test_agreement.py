@@ -16,8 +16,8 @@ import pandas
 import pytest
 
 import faceanon_engine
-from faceanon_engine.engine.datasets.folder import InputFile
 from faceanon_engine.engine.datasets.reader import Reader
+from faceanon_engine.engine.datasets.sample import sample_at
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.pixels import from_uint8
 from faceanon_engine.engine.method.falco import Stages
@@ -45,7 +45,7 @@ def home(demo: Bundle, traced: Callable[..., Any], tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="module")
 def originals() -> Any:
-    return from_uint8(np.stack([Reader("never", 64).faces_of(InputFile(path, path))[0] for path in SAMPLES]))
+    return from_uint8(np.stack([Reader("never", 64).read(sample_at(path)).faces[0].pixels for path in SAMPLES]))
 
 
 def shares(found: Any, expected: Any) -> float:
@@ -133,14 +133,14 @@ from pathlib import Path
 import numpy as np
 from faceanon_engine.engine.sessions.runs import from_folder
 from faceanon_engine.engine.images.pixels import from_uint8
-from faceanon_engine.engine.images import InputFile
 from faceanon_engine.engine.datasets.reader import Reader
+from faceanon_engine.engine.datasets.sample import sample_at
 from faceanon_engine.engine.method.pool import Pool
 from faceanon_engine.engine.method.preset import get_preset
 
 folder, pool, out, *files = (Path(argument) for argument in sys.argv[1:])
 stages = from_folder(folder, get_preset("falco"))
-images = from_uint8(np.stack([Reader("never", 64).faces_of(InputFile(file, file))[0] for file in files]))
+images = from_uint8(np.stack([Reader("never", 64).read(sample_at(file)).faces[0].pixels for file in files]))
 embedding = stages.embed_attributes(images)
 found = stages.pair(embedding, Pool.open(pool))
 np.savez(out, attributes=embedding, identity=stages.embed_identity(images), codes=stages.invert(images),

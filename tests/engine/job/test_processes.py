@@ -23,9 +23,10 @@ from faceanon_engine.engine.job.report import JobObserver
 from faceanon_engine.engine.job.settings import JobSettings, job_settings
 from faceanon_engine.engine.system.devices import device_names
 from tests.support.fake_worker import GREEN, FakeWorker, make_inputs
+from tests.support.samples import with_faces
 from tests.support.shared_worker import CannotLoad, SharedWorker
 
-SUPPORT = Path(__file__).resolve().parents[1] / "support"
+SUPPORT = Path(__file__).resolve().parents[2] / "support"
 
 
 @pytest.fixture
@@ -140,7 +141,8 @@ def test_two_processes_give_no_two_faces_one_name(settings: JobSettings, monkeyp
 
 def test_a_name_costs_no_reading_of_the_whole_manifest(settings: JobSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a hundred thousand photos of several people that would take longer than anonymizing them."""
-    monkeypatch.setattr(Reader, "faces_of", lambda reader, file: [np.zeros((32, 32, 3), np.uint8)] * 3)
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    monkeypatch.setattr(Reader, "read", lambda reader, sample: with_faces(sample, pixels, pixels, pixels))
     make_inputs(settings.input, 6)
     run(replace(settings, devices=None, limit=1))
     settings = replace(settings, devices=None)

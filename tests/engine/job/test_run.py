@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from faceanon_engine.engine.datasets.reader import Reader
+from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError, UserError
 from faceanon_engine.engine.job import run as job_module
 from faceanon_engine.engine.job.manifest import ItemRow, Manifest
@@ -25,6 +26,7 @@ from faceanon_engine.engine.job.run import plan
 from faceanon_engine.engine.job.settings import JobSettings, job_settings
 from faceanon_engine.engine.system.files import TEMPORARY_PATTERN
 from tests.support.fake_worker import BLUE, GREEN, RED, WHITE, FakeWorker, make_inputs
+from tests.support.samples import with_faces, with_two_faces
 
 
 @pytest.fixture(autouse=True)
@@ -313,13 +315,12 @@ def test_codes_lie_beside_their_image(settings: JobSettings) -> None:
 def test_several_faces_give_several_outputs(settings: JobSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     make_inputs(settings.input, 3)
     Image.new("RGB", (32, 32), (9, 9, 9)).save(settings.input / "photo-01-face1.png")
-    one = Reader.faces_of
+    read = Reader.read
 
-    def two_in_the_second(self: Reader, file: Any) -> Any:
-        found = one(self, file)
-        return [found[0], found[0] + 1] if file.path.name == "photo-01.png" else found
+    def two_in_the_second(self: Reader, sample: Sample) -> Sample:
+        return with_two_faces(read(self, sample)) if sample.key == "photo-01.png" else read(self, sample)
 
-    monkeypatch.setattr(Reader, "faces_of", two_in_the_second)
+    monkeypatch.setattr(Reader, "read", two_in_the_second)
     result = run(settings)
     assert (result.inputs, result.done) == (4, 5)
     rows = {(row.input, row.face): row.output for row in items(settings)}
@@ -560,15 +561,15 @@ def test_what_is_done_stays_done_when_the_rest_of_a_photo_fails(
     """Killed between the faces of a photo which cannot be read when it is run again."""
     (photo,) = make_inputs(settings.input, 1)
     pixels = np.asarray(Image.open(photo))
-    monkeypatch.setattr(Reader, "faces_of", lambda reader, file: [pixels, pixels])
+    monkeypatch.setattr(Reader, "read", lambda reader, sample: with_faces(sample, pixels, pixels))
     run(settings)
     (settings.output / "photo-00-face1.png").unlink()
 
-    def unreadable(reader: Any, file: Any) -> Any:
+    def unreadable(reader: Reader, sample: Sample) -> Sample:
         raise InputError("unreadable", "it may not be read")
 
     with monkeypatch.context() as closed:
-        closed.setattr(Reader, "faces_of", unreadable)
+        closed.setattr(Reader, "read", unreadable)
         assert run(settings).failed == 1
     assert [row.state for row in items(settings)] == ["done", "failed"]
     assert visible(settings.output) == ["photo-00.png"]
@@ -582,7 +583,7 @@ def test_a_face_that_is_not_found_again_leaves_no_picture(
     (photo,) = make_inputs(settings.input, 1)
     pixels = np.asarray(Image.open(photo))
     for count in (3, 1, 2):
-        monkeypatch.setattr(Reader, "faces_of", lambda reader, file, n=count: [pixels] * n)
+        monkeypatch.setattr(Reader, "read", lambda reader, sample, n=count: with_faces(sample, *[pixels] * n))
         assert run(settings).done == count
         assert len(visible(settings.output)) == count
         (settings.output / "photo-00.png").unlink()
@@ -593,14 +594,14 @@ def test_originals_that_cannot_be_read_any_more_are_not_on_the_sheet(
 ) -> None:
     make_inputs(settings.input, 2)
     run(settings)
-    faces_of, closed = Reader.faces_of, {"photo-00.png"}
+    read, closed = Reader.read, {"photo-00.png"}
 
-    def partly(reader: Any, file: Any) -> Any:
-        if file.path.name in closed:
+    def partly(reader: Reader, sample: Sample) -> Sample:
+        if sample.key in closed:
             raise InputError("unreadable", "it may not be read")
-        return faces_of(reader, file)
+        return read(reader, sample)
 
-    monkeypatch.setattr(Reader, "faces_of", partly)
+    monkeypatch.setattr(Reader, "read", partly)
     assert run(replace(settings, contact_sheet=2)).contact_sheet is not None
     closed.add("photo-01.png")
     assert run(replace(settings, contact_sheet=1)).contact_sheet is None
