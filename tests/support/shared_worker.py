@@ -55,8 +55,8 @@ class CannotLoad(SharedWorker):
 
 if __name__ == "__main__":
     from faceanon_engine.cli.main import main
-    from faceanon_engine.engine.job import run as job
+    from faceanon_engine.engine.job import beginning
     from tests.support.shared_worker import SharedWorker as Importable
 
-    job.FalcoWorker = Importable  # type: ignore[misc, assignment]
+    beginning.FalcoWorker = Importable  # type: ignore[misc, assignment]
     main()
