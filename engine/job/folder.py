@@ -7,7 +7,7 @@ import logging
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,9 @@ def _try_folder(folder: Path) -> None:
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
         if not os.access(place, os.W_OK | os.X_OK):
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        for name in folder.relative_to(place).parts:
+            with suppress(FileNotFoundError):
+                os.lstat(place / name)  # says when the name is too long
         return
 
 
