@@ -22,8 +22,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 
-from faceanon_engine.engine.datasets.folder import InputFile
 from faceanon_engine.engine.datasets.reader import Reader
+from faceanon_engine.engine.datasets.sample import sample_at
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.pixels import from_uint8
 from faceanon_engine.engine.method.falco import Stages
@@ -41,8 +41,8 @@ def originals(stages: Stages, count: int) -> Any:
     """Faces float32 [count + samples, 3, R, R] in [-1, 1], as they come out of image files."""
     side = stages.resolution
     files = sorted((demo_path().parent / "samples").glob("person-*.*"))
-    parts = [np.concatenate([Reader("never", side).faces_of(InputFile(file, file)) for file in files])]
-    parts[0] = parts[0].reshape(-1, side, side, 3)
+    reader = Reader("never", side)
+    parts = [np.stack([reader.read(sample_at(file)).faces[0].pixels for file in files])]
     with torch.no_grad():
         for first in range(0, count, 32):
             z = torch.from_numpy(sample_z(1, first, min(32, count - first), stages.generator.config.z_dim))

@@ -72,8 +72,8 @@ class Demo:
         pool = stages.pool(PoolSpec(bundle.digest, 1024), batch_size=32)
         found = Anonymizer(bundle, preset=preset, pool=pool, device=device)
         reader = Reader("never", found.resolution)
-        samples = [file for file in find_inputs(ROOT / "demo" / "samples") if file.path.stem.startswith("person")]
-        pixels = np.stack([reader.faces_of(file)[0] for file in samples[:limit]])
+        samples = [each for each in find_inputs(ROOT / "demo" / "samples") if each.path.stem.startswith("person")]
+        pixels = np.stack([reader.read(sample).faces[0].pixels for sample in samples[:limit]])
         originals = found.to_device(from_uint8(torch.tensor(pixels)))
         neighbours = found.pair(found.embed_attributes(originals))
         fakes = torch.from_numpy(np.array(pool.w[neighbours.ids[:, 0]], np.float32)).to(found.device)

@@ -13,7 +13,7 @@ from faceanon_engine.cli import options
 from faceanon_engine.cli.console import ProgressObserver, error_console, output_console, print_about, print_json, say
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.job.run import WorkerFactory
+    from faceanon_engine.engine.job.beginning import WorkerFactory
     from faceanon_engine.engine.job.settings import JobSettings
 
 
@@ -34,12 +34,13 @@ def anonymize(context: click.Context, input: Path, output: Path, dry_run: bool, 
 
     Exit code: 0 done, 1 some inputs failed, 2 usage or environment, 130 interrupted.
     """
-    from faceanon_engine.engine.job import run as job
+    from faceanon_engine.engine.job.dry_run import plan_job
+    from faceanon_engine.engine.job.run import run_job
 
     settings = options.settings_of(context, input, output, flags)
     messages = error_console()
     if dry_run:
-        plan = job.plan(settings)
+        plan = plan_job(settings)
         print_about(messages, plan.about)
         if as_json:
             print_json(plan.to_json())
@@ -47,7 +48,7 @@ def anonymize(context: click.Context, input: Path, output: Path, dry_run: bool, 
             _print_plan(plan)
         context.exit(plan.exit_code)
     with ProgressObserver(messages) as observer:
-        result = job.run(settings, observer=observer, make_worker=_worker_for(settings, observer.note))
+        result = run_job(settings, observer=observer, make_worker=_worker_for(settings, observer.note))
     if as_json:
         print_json(result.to_json())
     else:

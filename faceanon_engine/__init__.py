@@ -51,7 +51,7 @@ def anonymize(
 
     Raises UserError for what the caller can mend: settings, missing files, a bundle, the device, a full disk.
     """
-    from faceanon_engine.engine.job.run import run
+    from faceanon_engine.engine.job.run import run_job
     from faceanon_engine.engine.job.settings import job_settings
 
     settings = job_settings(
@@ -81,4 +81,4 @@ def anonymize(
             "contact_sheet": contact_sheet,
         },
     )
-    return run(settings, observer=observer)
+    return run_job(settings, observer=observer)

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from faceanon_engine.engine.datasets.sample import Sample, sample_at
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.decode import SUFFIXES
 from faceanon_engine.engine.system.printable import readable
 
 
-@dataclass(frozen=True)
-class InputFile:
-    """An image to read, and its path relative to the input as it will be in the output."""
-
-    path: Path
-    relative: PurePosixPath
-
-
-def find_inputs(source: Path) -> Iterator[InputFile]:
+def find_inputs(source: Path) -> Iterator[Sample]:
     """Images of a folder (recursive, sorted, hidden names left out), one image, or those a text file lists.
 
     In folders a file counts by its suffix, in lists every line counts: one path a line, relative to the list's folder,
-    blank lines and lines that begin with # left out. Relative paths are distinct: a list may name files of one name in
+    blank lines and lines that begin with # left out. Keys are distinct: a list may name files of one name in
     different places. Raises UserError when the source is missing or unreadable.
     """
-    yield from _told_apart(_found(source))
+    yield from _told_apart(_files(source))
 
 
-def _found(source: Path) -> Iterator[InputFile]:
+_File = tuple[Path, PurePosixPath]
+"""A file, and its path relative to the input."""
+
+
+def _files(source: Path) -> Iterator[_File]:
     if os.path.isdir(source):
         yield from _walk(source)
     elif not os.path.exists(source):
@@ -38,10 +34,10 @@ def _found(source: Path) -> Iterator[InputFile]:
     elif source.suffix.lower() in {".txt", ".lst", ".list"}:
         yield from _listed(source)
     else:
-        yield InputFile(source, PurePosixPath(source.name))
+        yield source, PurePosixPath(source.name)
 
 
-def _walk(root: Path) -> Iterator[InputFile]:
+def _walk(root: Path) -> Iterator[_File]:
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): mend its rights, or leave it out")
 
@@ -51,10 +47,10 @@ def _walk(root: Path) -> Iterator[InputFile]:
         for name in sorted(files):
             path = Path(folder, name)
             if not name.startswith(".") and path.suffix.lower() in SUFFIXES:
-                yield InputFile(path, PurePosixPath(path.relative_to(root).as_posix()))
+                yield path, PurePosixPath(path.relative_to(root).as_posix())
 
 
-def _listed(file: Path) -> Iterator[InputFile]:
+def _listed(file: Path) -> Iterator[_File]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -74,19 +70,19 @@ def _listed(file: Path) -> Iterator[InputFile]:
         relative = PurePosixPath(*parts)
         if path not in seen:
             seen.add(path)
-            yield InputFile(path, relative)
+            yield path, relative
 
 
-def _told_apart(files: Iterable[InputFile]) -> Iterator[InputFile]:
-    """The files with distinct relative paths: a list may name files of one name in different places."""
+def _told_apart(files: Iterable[_File]) -> Iterator[Sample]:
+    """Samples with distinct keys: a list may name files of one name in different places."""
     seen: set[str] = set()
-    for file in files:
-        relative, number = file.relative, 2
-        while readable(relative) in seen:
-            relative = file.relative.with_name(f"{file.relative.stem}~{number}{file.relative.suffix}")
+    for path, relative in files:
+        sample, number = sample_at(path, relative), 2
+        while sample.key in seen:
+            sample = sample_at(path, relative.with_name(f"{relative.stem}~{number}{relative.suffix}"))
             number += 1
-        seen.add(readable(relative))
-        yield file if relative == file.relative else replace(file, relative=relative)
+        seen.add(sample.key)
+        yield sample
 
 
 def left_out(source: Path) -> tuple[str, ...]:
@@ -104,7 +100,7 @@ def left_out(source: Path) -> tuple[str, ...]:
             if not name.startswith(".") and Path(name).suffix.lower() not in SUFFIXES
         ]
     return tuple(
-        f"left out, {reason}: {found[0]}" + (f" and {len(found) - 1} more" if len(found) > 1 else "")
-        for reason, found in (("having no image's suffix", others), ("being a link to a folder", links))
-        if found
+        f"left out, {reason}: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        for reason, names in (("having no image's suffix", others), ("being a link to a folder", links))
+        if names
     )

@@ -1,4 +1,4 @@
-"""From files to faces, a little ahead of whoever uses them."""
+"""From files to faces, a little ahead of whoever uses them (prefetch)."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from threading import Lock
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-from faceanon_engine.engine.datasets.folder import InputFile
+from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError
+from faceanon_engine.engine.images.align import faces_in
 from faceanon_engine.engine.images.decode import is_large, read_image
 from faceanon_engine.engine.system.cores import usable_cores
 
 logger = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -40,33 +40,34 @@ class Reader:
 
             self._detector = FaceDetector()
 
-    def faces_of(self, file: InputFile) -> list[npt.NDArray[np.uint8]]:
-        """The faces of an input, each uint8 [S, S, 3], at least one; raises InputError with the reason otherwise."""
-        from faceanon_engine.engine.images.align import prepare
+    def read(self, sample: Sample) -> Sample:
+        """The sample with its faces, uint8 [S, S, 3] each, at least one; raises InputError with the reason otherwise.
 
+        With align "never" its frames have neither box nor landmarks.
+        """
         try:
-            with self._one_large if is_large(file.path) else nullcontext():
-                faces = prepare(read_image(file.path), self._align, self._resolution, self._detector)
+            with self._one_large if is_large(sample.path) else nullcontext():
+                faces = faces_in(read_image(sample.path), self._align, self._resolution, self._detector)
         except InputError:
             raise
         except MemoryError:
             raise InputError("out-of-memory", "the image does not fit into memory") from None
         except Exception as error:
             # Whatever a decoder makes of a hostile file, the job goes on.
-            logger.debug("%s", file.path, exc_info=True)
+            logger.debug("%s", sample.path, exc_info=True)
             raise InputError("unexpected", f"{type(error).__name__}: {error}") from error
         if not faces:
             raise InputError("no-face", "no face was found")
-        return [face.pixels for face in faces]
+        return replace(sample, faces=tuple(faces))
 
 
 def ahead(
-    executor: ThreadPoolExecutor, work: Callable[[InputFile], Result], files: Iterable[InputFile], count: int
-) -> Iterator[tuple[InputFile, Future[Result]]]:
-    """Each file with the future of its result, in order, never more than `count` begun before they are asked for."""
-    waiting: deque[tuple[InputFile, Future[Result]]] = deque()
-    for file in files:
-        waiting.append((file, executor.submit(work, file)))
+    executor: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], count: int
+) -> Iterator[tuple[Item, Future[Result]]]:
+    """Each item with the future of its result, in order, never more than `count` begun before they are asked for."""
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    for item in items:
+        waiting.append((item, executor.submit(work, item)))
         if len(waiting) >= count:
             yield waiting.popleft()
     while waiting:

@@ -11,11 +11,11 @@ from PIL import Image, ImageFilter
 
 from faceanon_engine.engine.errors import InputError
 from faceanon_engine.engine.images.decode import DecodedImage
+from faceanon_engine.engine.images.pixels import Pixels
 
 if TYPE_CHECKING:
     from faceanon_engine.engine.images.detect import FaceDetector
 
-Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating[Any]]
 
 _CENTRE_TOLERANCE = 0.12
@@ -25,14 +25,32 @@ _SMALLEST = 24
 """A face whose frame has fewer pixels a side is too small to be drawn again."""
 
 
-@dataclass(frozen=True)
-class AlignedFace:
-    """pixels uint8 [S, S, 3]; index of the face in its picture and their number; whether it was warped."""
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Where a crop lies in its photograph, which is upright as `read_image` gives it.
+
+    Points have pixel centres at whole numbers, as OpenCV's have: (0, 0) is the centre of the first pixel, and a picture
+    W pixels wide reaches from -0.5 to W - 0.5.
+    """
+
+    affine: Floats
+    """float [2, 3]: takes a point (x, y, 1) of the crop to (x, y) in the photograph."""
+    box: Floats | None = None
+    """float [4]: left, top, right, bottom of the face in the photograph; None where nothing was detected."""
+    landmarks: Floats | None = None
+    """float [5, 2]: eyes, nose tip, mouth corners in the photograph; None where nothing was detected."""
+    score: float | None = None
+    """The detector's, 0 to 1; None where nothing was detected."""
+    warped: bool = False
+    """Whether the crop was turned and scaled into FFHQ's frame; the others are the photograph's middle square."""
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """A crop uint8 [S, S, 3] with a face in FFHQ's frame, and where it lies in its photograph."""
 
     pixels: Pixels
-    index: int
-    faces: int
-    warped: bool
+    frame: Frame
 
 
 def ffhq_frame(landmarks: Floats) -> tuple[Floats, Floats, Floats]:
@@ -45,8 +63,8 @@ def ffhq_frame(landmarks: Floats) -> tuple[Floats, Floats, Floats]:
     return eyes + mouth * 0.1, x, np.array([-x[1], x[0]])
 
 
-def align_face(pixels: Pixels, landmarks: Floats, size: int) -> Pixels:
-    """FFHQ's crop of a picture uint8 [H, W, 3] by landmarks [5, 2], as uint8 [size, size, 3].
+def align_face(pixels: Pixels, landmarks: Floats, size: int) -> tuple[Pixels, Floats]:
+    """FFHQ's crop of a picture uint8 [H, W, 3] by landmarks [5, 2], as uint8 [size, size, 3], and its `Frame.affine`.
 
     Where the frame reaches over the picture's border, the picture is reflected and blurred, as FFHQ does.
     """
@@ -54,6 +72,7 @@ def align_face(pixels: Pixels, landmarks: Floats, size: int) -> Pixels:
     quad = np.stack([centre - x - y, centre - x + y, centre + x + y, centre + x - y])
     side = float(np.hypot(*x)) * 2
     image = Image.fromarray(pixels)
+    to_photo = np.array([1.0, 1.0])  # pixels of the photograph in one of the picture that is drawn from
 
     shrink = int(np.floor(side / size * 0.5))
     if shrink > 1:
@@ -61,6 +80,8 @@ def align_face(pixels: Pixels, landmarks: Floats, size: int) -> Pixels:
         scale = np.array(reduced) / np.array(image.size)
         image = image.resize(reduced, Image.Resampling.BOX)
         quad, side = quad * scale, side * float(scale.mean())
+        to_photo = 1 / scale
+    affine = _affine_of(quad, size, to_photo)
 
     border = max(round(side * 0.1), 3)
     low, high = np.floor(quad.min(axis=0)).astype(int) - border, np.ceil(quad.max(axis=0)).astype(int) + border
@@ -81,7 +102,18 @@ def align_face(pixels: Pixels, landmarks: Floats, size: int) -> Pixels:
     drawn = image.transform((size * factor,) * 2, Image.Transform.QUAD, data, Image.Resampling.BILINEAR)
     if factor > 1:
         drawn = drawn.resize((size, size), Image.Resampling.LANCZOS)
-    return np.asarray(drawn, np.uint8)
+    return np.asarray(drawn, np.uint8), affine
+
+
+def _affine_of(quad: Floats, size: int, to_photo: Floats) -> Floats:
+    """`Frame.affine` of a crop with these corners [4, 2] in a picture that was reduced by `to_photo` [2].
+
+    The corners are those of the crop's area, half a pixel outside of the centres of its corner pixels.
+    """
+    right, down = (quad[3] - quad[0]) / size, (quad[1] - quad[0]) / size  # of one pixel of the crop
+    start = quad[0] + (right + down) / 2  # centre of its first pixel
+    # Reducing keeps the borders of a picture where they are, and they lie half a pixel outside of the centres.
+    return np.stack([right * to_photo, down * to_photo, (start + 0.5) * to_photo - 0.5], axis=1)
 
 
 def _reflected(image: Image.Image, pad: Floats, side: float) -> Image.Image:
@@ -112,16 +144,19 @@ def is_aligned(landmarks: Floats, height: int, width: int) -> bool:
     return bool(off < _CENTRE_TOLERANCE and abs(size - 1) < _SIZE_TOLERANCE and tilt < np.radians(12))
 
 
-def resize_square(pixels: Pixels, size: int) -> Pixels:
-    """The middle square of a picture uint8 [H, W, 3], as uint8 [size, size, 3]."""
+def resize_square(pixels: Pixels, size: int) -> tuple[Pixels, Floats]:
+    """The middle square of a picture uint8 [H, W, 3], as uint8 [size, size, 3], and its `Frame.affine`."""
     height, width = pixels.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = Image.fromarray(pixels[top : top + side, left : left + side])
-    return np.asarray(square if side == size else square.resize((size, size), Image.Resampling.LANCZOS), np.uint8)
+    scale = side / size
+    affine = np.array([[scale, 0, left + scale / 2 - 0.5], [0, scale, top + scale / 2 - 0.5]])
+    resized = square if side == size else square.resize((size, size), Image.Resampling.LANCZOS)
+    return np.asarray(resized, np.uint8), affine
 
 
-def prepare(decoded: DecodedImage, mode: str, size: int, detector: FaceDetector | None) -> list[AlignedFace]:
+def faces_in(decoded: DecodedImage, mode: str, size: int, detector: FaceDetector | None) -> list[Face]:
     """The faces of a picture, each [size, size, 3], the largest first.
 
     mode "never" takes the picture's middle square as an aligned crop. "auto" finds faces: a crop that already is in
@@ -129,19 +164,23 @@ def prepare(decoded: DecodedImage, mode: str, size: int, detector: FaceDetector 
     """
     pixels = decoded.pixels
     if mode == "never":
-        return [AlignedFace(resize_square(pixels, size), 0, 1, False)]
+        crop, affine = resize_square(pixels, size)
+        return [Face(crop, Frame(affine))]
     if detector is None:
         raise ValueError("mode 'auto' needs a detector")
-    faces = detector.detect(pixels)
-    if not faces:
+    detections = detector.detect(pixels)
+    if not detections:
         raise InputError("no-face", "no face was found: crop to the face, or use --align never for aligned crops")
     height, width = pixels.shape[:2]
-    if is_aligned(faces[0].landmarks, height, width):
-        return [AlignedFace(resize_square(pixels, size), 0, 1, False)]
-    large = [face for face in faces if np.hypot(*ffhq_frame(face.landmarks)[1]) * 2 >= _SMALLEST]
+    largest = detections[0]
+    if is_aligned(largest.landmarks, height, width):
+        crop, affine = resize_square(pixels, size)
+        return [Face(crop, Frame(affine, largest.box, largest.landmarks, largest.score))]
+    large = [each for each in detections if np.hypot(*ffhq_frame(each.landmarks)[1]) * 2 >= _SMALLEST]
     if not large:
         raise InputError("too-small", f"every face has a frame of fewer than {_SMALLEST} pixels: use a larger picture")
-    return [
-        AlignedFace(align_face(pixels, face.landmarks, size), index, len(large), True)
-        for index, face in enumerate(large)
-    ]
+    faces = []
+    for each in large:
+        crop, affine = align_face(pixels, each.landmarks, size)
+        faces.append(Face(crop, Frame(affine, each.box, each.landmarks, each.score, warped=True)))
+    return faces

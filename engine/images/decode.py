@@ -1,4 +1,4 @@
-"""Image files: finding them, decoding whatever people have, and writing results that appear whole or not at all."""
+"""Image files to pixels: whatever people have is decoded, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from faceanon_engine.engine.errors import InputError
-
-Pixels = npt.NDArray[np.uint8]
+from faceanon_engine.engine.images.pixels import Pixels
 
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm"}

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.images.pixels import Pixels
 
-Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating[Any]]
 
 _WEIGHTS = Path(__file__).parents[1] / "assets" / "centerface.onnx"
@@ -29,10 +29,13 @@ _GREY = 127
 """Value of that margin. Repeated border pixels make streaks that hide one face in forty at 64 px, grey hides none."""
 
 
-@dataclass(frozen=True)
-class Face:
-    """box float [4]: left, top, right, bottom; landmarks float [5, 2]: eyes, nose tip, mouth corners, from the
-    picture's left to its right; all in the picture's pixels. score in 0..1."""
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """A face as the detector sees it.
+
+    box float [4]: left, top, right, bottom; landmarks float [5, 2]: eyes, nose tip, mouth corners, from the
+    picture's left to its right; all in the picture's pixels. score in 0..1.
+    """
 
     box: Floats
     landmarks: Floats
@@ -60,12 +63,12 @@ class FaceDetector:
         self._input = self._session.get_inputs()[0].name
         self._threshold = threshold
 
-    def detect(self, pixels: Pixels) -> list[Face]:
+    def detect(self, pixels: Pixels) -> list[Detection]:
         """Faces of a picture uint8 [H, W, 3] RGB, the largest first."""
         # What the margin still hides is found without it.
         return self._detect(pixels, _MARGIN) or self._detect(pixels, 0.0)
 
-    def _detect(self, pixels: Pixels, margin_share: float) -> list[Face]:
+    def _detect(self, pixels: Pixels, margin_share: float) -> list[Detection]:
         height, width = pixels.shape[:2]
         margin = int(margin_share * max(height, width))
         scale = min(max(1.0, _SHORTEST / min(height, width)), _LONGEST / (max(height, width) + 2 * margin))
@@ -85,7 +88,7 @@ class FaceDetector:
             centre = (box[:2] + box[2:]) / 2
             if not (0 <= centre[0] <= width and 0 <= centre[1] <= height):
                 continue  # nothing that lies in the margin is in the picture
-            faces.append(Face(box, points, float(scores[index])))
+            faces.append(Detection(box, points, float(scores[index])))
         return sorted(faces, key=lambda face: -float((face.box[2] - face.box[0]) * (face.box[3] - face.box[1])))
 
 

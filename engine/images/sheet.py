@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from faceanon_engine.engine.images.pixels import Pixels
 from faceanon_engine.engine.system.printable import printable
-
-Pixels = npt.NDArray[np.uint8]
 
 COLUMN_TITLES = ("original", "neighbour", "inversion", "anonymized")
 _LEAST_TILE, _MOST_TILE = 128, 256

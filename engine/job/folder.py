@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from faceanon_engine.engine.datasets.folder import InputFile, find_inputs
+from faceanon_engine.engine.datasets.folder import find_inputs
+from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job.manifest import NAME as MANIFEST_NAME
 from faceanon_engine.engine.job.manifest import Manifest
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.workers.worker import Worker
-from faceanon_engine.engine.system.files import TEMPORARY_PATTERN
+from faceanon_engine.engine.system.files import TEMPORARY_PATTERN, failures_explained
 from faceanon_engine.engine.system.locks import locked
 
 logger = logging.getLogger(__name__)
@@ -26,7 +29,7 @@ NAMES_LOCK_NAME = ".faceanon-names.lock"
 PROCESS_LOCK_PATTERN = ".faceanon-process-*.lock"
 
 
-def find_files(settings: JobSettings) -> list[InputFile]:
+def find_samples(settings: JobSettings) -> tuple[Sample, ...]:
     """The inputs, within the limit; raises UserError when there are none or when they and the output overlap."""
     source, output = _real(settings.input), _real(settings.output)
     if os.path.exists(output) and not output.is_dir():
@@ -41,13 +44,13 @@ def find_files(settings: JobSettings) -> list[InputFile]:
             )
     if output in source.parents and os.path.isdir(source):
         raise UserError(f"INPUT {settings.input} lies inside OUTPUT {settings.output}: give a folder outside of it")
-    found = list(find_inputs(settings.input))
-    if not found:
+    samples = tuple(find_inputs(settings.input))
+    if not samples:
         raise UserError(f"no images in {settings.input}: give a folder of images, an image, or a text file of paths")
-    return found[: settings.limit]
+    return samples[: settings.limit]
 
 
-def identity_of(settings: JobSettings, worker: Worker) -> dict[str, Any]:
+def fixed_settings(settings: JobSettings, worker: Worker) -> dict[str, Any]:
     """What must not change between two runs on one output."""
     lossy = settings.resolved_format != "png"
     return {
@@ -77,8 +80,8 @@ def recorded_settings(output: Path) -> dict[str, Any]:
     if not has_manifest(output):
         return {}
     with Manifest.read(output / MANIFEST_NAME) as manifest:
-        found: dict[str, Any] = manifest.get("settings") or {}
-        return found
+        settings: dict[str, Any] = manifest.get("settings") or {}
+        return settings
 
 
 def refuse_changes(output: Path, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -97,34 +100,91 @@ def refuse_changes(output: Path, recorded: Mapping[str, Any], wanted: Mapping[st
         )
 
 
+def make_folder(output: Path) -> None:
+    """Make the folder where there is none; raises UserError when it cannot be made."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output folder {output} cannot be made: {error.strerror or error}") from None
+
+
 def refuse_unwritable(output: Path) -> None:
-    """Raise UserError where the folder could not be made or written."""
-    place = output
-    while not os.path.exists(place):
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise UserError(f"output folder {output} cannot be written: no permission in {place}")
+    """Raise UserError where the folder could not be made, or the job's own files in it not be written."""
+    try:
+        _try_folder(output)
+    except OSError as error:
+        done = "written" if os.path.isdir(output) else "made"
+        raise UserError(f"output folder {output} cannot be {done}: {error.strerror or error}") from None
+    for path in (output / LOCK_NAME, output / MANIFEST_NAME):
+        if os.path.exists(path) and not os.access(path, os.W_OK):
+            raise UserError(f"{path} cannot be written: {os.strerror(errno.EACCES)}: check the folder's rights")
+
+
+def refuse_blocked(path: Path) -> None:
+    """Raise UserError where `write_result` could not make the folders of a result, or write in them."""
+    with failures_explained(path):
+        _try_folder(path.parent)
+
+
+def _try_folder(folder: Path) -> None:
+    """Raise the OSError that whoever made the folder, and wrote a file in it, would meet; makes nothing."""
+    for place in (folder, *folder.parents):
+        try:
+            is_folder = stat.S_ISDIR(os.stat(place).st_mode)
+        except FileNotFoundError:
+            if not os.path.islink(place):
+                continue
+            is_folder = False  # a link to nothing
+        if not is_folder:
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        for name in folder.relative_to(place).parts:
+            with suppress(FileNotFoundError):
+                os.lstat(place / name)  # says when the name is too long
+        return
 
 
 @contextmanager
-def held(output: Path, *, wait_for_orphans: bool = False) -> Iterator[None]:
+def held(output: Path) -> Iterator[None]:
     """Hold the output folder; a lock of a killed process is released by the system.
 
-    The processes of a run that was killed end themselves a moment later: they are waited for when asked.
+    The processes of a run that was killed end themselves a moment later: they are waited for.
     """
+    with _locked(output):
+        for path in _wait_for_orphans(output):
+            path.unlink(missing_ok=True)
+        yield
+
+
+def refuse_held(output: Path) -> None:
+    """Raise UserError where `held` would, and leave the folder as it is.
+
+    The lock is taken for a moment: a run that begins just then is refused, as by any other run.
+    """
+    if os.path.exists(output / LOCK_NAME):
+        with _locked(output):
+            _wait_for_orphans(output)
+
+
+@contextmanager
+def _locked(output: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             refusal = f"another run is working on {output}: wait for it, or give another OUTPUT folder"
             stack.enter_context(locked(output / LOCK_NAME, refusal=refusal))
         except OSError as error:
             raise UserError(f"output folder {output} cannot be written: {error.strerror or error}") from None
-        for path in output.glob(PROCESS_LOCK_PATTERN) if wait_for_orphans else ():
-            with locked(
-                path, patience=30, refusal=f"a process of an earlier run still works on {output}: end it first"
-            ):
-                pass
-            path.unlink(missing_ok=True)
         yield
+
+
+def _wait_for_orphans(output: Path) -> list[Path]:
+    """Wait until the processes of a run that was killed have ended; the locks that they left."""
+    paths = list(output.glob(PROCESS_LOCK_PATTERN))
+    for path in paths:
+        with locked(path, patience=30, refusal=f"a process of an earlier run still works on {output}: end it first"):
+            pass
+    return paths
 
 
 def remove(path: Path) -> None:

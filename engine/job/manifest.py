@@ -122,7 +122,7 @@ class Manifest:
         self._connection = connection
 
     @classmethod
-    def create(cls, path: Path) -> Manifest:
+    def open(cls, path: Path) -> Manifest:
         """Open the manifest for writing, making it where there is none."""
         with _explained(path):
             if not path.exists() or path.stat().st_size == 0:
@@ -219,7 +219,7 @@ class Manifest:
             rows = self._connection.execute("select state, count(*) from items group by state").fetchall()
         return {"done": 0, "failed": 0, "pending": 0} | dict(rows)
 
-    def list_inputs(self, inputs: Iterable[InputRow], items: Iterable[ItemRow], forget: Iterable[str] = ()) -> None:
+    def add_inputs(self, inputs: Iterable[InputRow], items: Iterable[ItemRow], forget: Iterable[str] = ()) -> None:
         """Record inputs and their planned items; what was known of the inputs in `forget` is dropped first."""
         with self._transaction() as connection:
             dropped = [(path,) for path in forget]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from faceanon_engine.engine.datasets.folder import InputFile
+from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.job.folder import CONTACT_SHEET_NAME, LOCK_NAME, NAMES_LOCK_NAME
 from faceanon_engine.engine.job.manifest import NAME as MANIFEST_NAME
 from faceanon_engine.engine.job.manifest import ItemRow
+from faceanon_engine.engine.job.rows import result_files
 from faceanon_engine.engine.job.settings import JobSettings
-from faceanon_engine.engine.system.printable import readable
 
 _EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _CODES_ENDING = ".w_plus.npy"
@@ -27,8 +28,12 @@ class OutputNames:
     extension: str
     taken: set[str] = field(default_factory=set)
     folders: set[str] = field(default_factory=set)
+    given_up: Mapping[str, str] = field(default_factory=dict)
+    """Files of earlier results that are given up, by their names in lower case (casefold): they are in nobody's way."""
     given_by_others: Callable[[str], bool] = lambda name: False
     """Whether another process has given the name since, where several share a job."""
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext
+    """What keeps other processes from choosing names meanwhile (a race would give two faces one name)."""
 
     def reserve(self, path: str) -> None:
         """Let no result have this name."""
@@ -60,13 +65,28 @@ class OutputNames:
             number += 1
 
 
-def known_names(settings: JobSettings, files: Iterable[InputFile], rows: Mapping[str, list[ItemRow]]) -> OutputNames:
-    """The names that are taken before any is chosen: the job's own files, folders of inputs, and earlier results."""
-    names = OutputNames(_EXTENSIONS[settings.resolved_format])
+def taken_names(
+    settings: JobSettings,
+    samples: Iterable[Sample],
+    rows: Mapping[str, Sequence[ItemRow]],
+    given_up: Iterable[ItemRow] = (),
+    given_by_others: Callable[[str], bool] = lambda name: False,
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> OutputNames:
+    """The names that are taken before any is chosen: the job's own files, folders of inputs, and earlier results.
+
+    `given_up` are rows whose results are of no use any more; see `OutputNames` for what keeps several processes apart.
+    """
+    names = OutputNames(
+        _EXTENSIONS[settings.resolved_format],
+        given_up={name.casefold(): name for row in given_up for name in result_files(row)},
+        given_by_others=given_by_others,
+        alone=alone,
+    )
     for reserved in (MANIFEST_NAME, CONTACT_SHEET_NAME, LOCK_NAME, NAMES_LOCK_NAME):
         names.reserve(reserved)
-    for file in files:
-        names.add_folders(readable(file.relative))
+    for sample in samples:
+        names.add_folders(sample.key)
     for known in rows.values():
         for row in known:
             if row.output is not None:
@@ -79,11 +99,15 @@ def codes_name(output: str) -> str:
     return str(PurePosixPath(output).with_suffix(_CODES_ENDING))
 
 
-def foreign_file(output: Path, name: str | None) -> str | None:
-    """What is wrong when a file that this job did not plan already has the name."""
-    if name is not None and os.path.exists(output / name):
-        return f"{name} is already in the output folder and was not made by this job: move it away"
-    return None
+def foreign_file(output: Path, name: str, given_up: Mapping[str, str] | None = None) -> str | None:
+    """What is wrong when a file that this job did not plan, nor gives up, already has the name."""
+    if not os.path.exists(output / name):
+        return None
+    ours = (given_up or {}).get(name.casefold())
+    # Where the file system tells small from large letters, a name that differs in them is another file's.
+    if ours is not None and os.path.exists(output / ours) and os.path.samefile(output / ours, output / name):
+        return None
+    return f"{name} is already in the output folder and was not made by this job: move it away"
 
 
 def _cut(name: str, most: int) -> str:

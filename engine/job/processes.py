@@ -16,38 +16,40 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any
+from multiprocessing.context import SpawnProcess
+from typing import Any
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.job.folder import NAMES_LOCK_NAME, PROCESS_LOCK_PATTERN
+from faceanon_engine.engine.job.manifest import NAME as MANIFEST_NAME
+from faceanon_engine.engine.job.manifest import Manifest
+from faceanon_engine.engine.job.report import JobObserver
+from faceanon_engine.engine.job.settings import JobSettings
+from faceanon_engine.engine.system.cores import usable_cores
 from faceanon_engine.engine.system.locks import locked
 
-if TYPE_CHECKING:
-    from multiprocessing.context import SpawnProcess
-
-    from faceanon_engine.engine.datasets.folder import InputFile
-    from faceanon_engine.engine.job.manifest import Manifest
-    from faceanon_engine.engine.job.report import JobObserver
-    from faceanon_engine.engine.job.run import WorkerFactory
-    from faceanon_engine.engine.job.settings import JobSettings
-
 logger = logging.getLogger(__name__)
+
+Part = Callable[[JobSettings, int, Manifest, JobObserver], None]
+"""What a process does: with settings of its device, its number, and its own manifest; goes by pickle."""
 
 
 def share_among(
     devices: Sequence[str],
     settings: JobSettings,
-    todo: Sequence[InputFile],
+    inputs: Sequence[str],
     manifest: Manifest,
     observer: JobObserver,
-    make_worker: WorkerFactory,
+    part: Part,
 ) -> None:
-    """Have these inputs done by one process a device; raises UserError when all of them ended and some are left."""
-    from faceanon_engine.engine.system.printable import readable
+    """Have the inputs with these keys done by one process a device, each of which runs `part`.
 
-    manifest.fill_queue(readable(file.relative) for file in todo)
+    Raises UserError when all processes ended and some inputs are left.
+    """
+    manifest.fill_queue(inputs)
     left: Sequence[str] = devices
     while True:
-        troubles = _Round(left, settings, manifest, observer, make_worker).run()
+        troubles = _Round(left, settings, manifest, observer, part).run()
         unfinished = manifest.queued()
         if not unfinished:
             return
@@ -66,13 +68,13 @@ class _Round:
         settings: JobSettings,
         manifest: Manifest,
         observer: JobObserver,
-        make_worker: WorkerFactory,
+        part: Part,
     ) -> None:
         self._devices = devices
         self._settings = settings
         self._manifest = manifest
         self._observer = observer
-        self._make_worker = make_worker
+        self._part = part
         self._troubles: dict[int, str] = {}
 
     def run(self) -> Mapping[int, str]:
@@ -83,7 +85,7 @@ class _Round:
         try:
             for number, name in enumerate(self._devices):
                 ours, theirs = context.Pipe()
-                arguments = (self._settings, name, number, len(self._devices), theirs, self._make_worker)
+                arguments = (self._settings, name, number, len(self._devices), theirs, self._part)
                 processes[number] = context.Process(target=_process, args=arguments, name=f"faceanon-{name}")
                 with _interrupts_left_to_us():
                     processes[number].start()
@@ -104,8 +106,6 @@ class _Round:
                 process.join()
             for line in lines.values():
                 line.close()
-            from faceanon_engine.engine.job.folder import NAMES_LOCK_NAME, PROCESS_LOCK_PATTERN
-
             for path in (NAMES_LOCK_NAME, *(PROCESS_LOCK_PATTERN.replace("*", str(number)) for number in processes)):
                 (self._settings.output / path).unlink(missing_ok=True)
         return self._troubles
@@ -128,24 +128,17 @@ class _Round:
             self._observer.note(f"{self._troubles[number]}: the others go on with its inputs")
 
 
-def _process(
-    settings: JobSettings, device: str, number: int, count: int, line: Connection, make_worker: WorkerFactory
-) -> None:
+def _process(settings: JobSettings, device: str, number: int, count: int, line: Connection, part: Part) -> None:
     """What the process of one device does; it ends when the other end of the line is closed."""
-    from faceanon_engine.engine.job.folder import PROCESS_LOCK_PATTERN
-    from faceanon_engine.engine.job.manifest import NAME, Manifest
-    from faceanon_engine.engine.job.run import take_part
-    from faceanon_engine.engine.system.cores import usable_cores
-
     threading.Thread(target=_end_with_parent, args=(line,), daemon=True).start()
     try:
         if device == "cpu":
             # Read when Torch is loaded, which it is not yet: the processes share the cores.
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
         lock = locked(settings.output / PROCESS_LOCK_PATTERN.replace("*", str(number)))
-        with lock, Manifest.create(settings.output / NAME) as manifest:
-            observer = _telling(line.send, manifest)
-            take_part(replace(settings, device=device, devices=None), number, manifest, observer, make_worker)
+        with lock, Manifest.open(settings.output / MANIFEST_NAME) as manifest:
+            observer = _Telling(line.send, manifest)
+            part(replace(settings, device=device, devices=None), number, manifest, observer)
     except Exception as error:
         logger.debug("the process of %s failed", device, exc_info=True)
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
@@ -173,22 +166,22 @@ def _end_with_parent(line: Connection) -> None:
         os._exit(3)
 
 
-def _telling(send: Callable[[tuple[Any, ...]], None], manifest: Manifest) -> JobObserver:
-    """An observer that passes on what it is told."""
-    from faceanon_engine.engine.job.report import JobObserver
+class _Telling(JobObserver):
+    """Passes on what it is told, and takes what is finished out of the queue."""
 
-    class Telling(JobObserver):
-        def progress(self, done: float, total: float | None, what: str = "") -> None:
-            send(("progress", done, total, what))
+    def __init__(self, send: Callable[[tuple[Any, ...]], None], manifest: Manifest) -> None:
+        self._send = send
+        self._manifest = manifest
 
-        def batch(self, size: int, step: int, steps: int) -> None:
-            send(("batch", size, step, steps))
+    def progress(self, done: float, total: float | None, what: str = "") -> None:
+        self._send(("progress", done, total, what))
 
-        def input_finished(self, path: str, failed: bool) -> None:
-            manifest.leave_queue(path)
-            send(("input_finished", path, failed))
+    def batch(self, size: int, step: int, steps: int) -> None:
+        self._send(("batch", size, step, steps))
 
-        def note(self, message: str) -> None:
-            send(("note", message))
+    def input_finished(self, path: str, failed: bool) -> None:
+        self._manifest.leave_queue(path)
+        self._send(("input_finished", path, failed))
 
-    return Telling()
+    def note(self, message: str) -> None:
+        self._send(("note", message))

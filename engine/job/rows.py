@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from faceanon_engine.engine.datasets.folder import InputFile
+from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow
 
 
@@ -25,26 +25,29 @@ def by_input(items: Iterable[ItemRow]) -> dict[str, list[ItemRow]]:
     return grouped
 
 
-def stamp(file: InputFile) -> tuple[int | None, int | None]:
+def result_files(row: ItemRow) -> tuple[str, ...]:
+    """The files of a result, relative to the job's folder."""
+    return tuple(name for name in (row.output, row.codes) if name is not None)
+
+
+def stamp(sample: Sample) -> tuple[int | None, int | None]:
     """Size and modification time, by which a changed input is recognised."""
     try:
-        status = file.path.stat()
+        status = sample.path.stat()
     except OSError:
         return None, None
     return status.st_size, status.st_mtime_ns
 
 
-def has_changed(known: InputRow | None, file: InputFile) -> bool:
+def has_changed(known: InputRow | None, sample: Sample) -> bool:
     """Whether an input is another file than the one that was listed."""
-    return known is not None and (known.bytes, known.modified_ns) != stamp(file)
+    return known is not None and (known.bytes, known.modified_ns) != stamp(sample)
 
 
 def is_done(output: Path, row: ItemRow) -> bool:
     """Whether a face is recorded as done and its files are there."""
     return (
-        row.state == "done"
-        and row.output is not None
-        and all((output / name).is_file() for name in (row.output, row.codes) if name is not None)
+        row.state == "done" and row.output is not None and all((output / name).is_file() for name in result_files(row))
     )
 
 

@@ -1,47 +1,41 @@
 """A job: a folder in which a set of images becomes a set of other people, and which can be stopped at any moment.
 
-What an earlier run recorded as done is left alone. `running.py` has the work itself.
+What an earlier run recorded as done is left alone. Inputs are decoded and aligned a little ahead by threads, faces are
+gathered into batches across images, a worker anonymizes them, results are written under their final names by threads,
+and only then recorded: `listing`, `faces`, `batches` and `recording` are these steps, `sheet` follows them.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable
 
-from faceanon_engine.engine.datasets.folder import InputFile, left_out
+from faceanon_engine.engine.datasets.folder import left_out
 from faceanon_engine.engine.datasets.reader import Reader, ahead, thread_count, threads
-from faceanon_engine.engine.errors import InputError, UserError
-from faceanon_engine.engine.job.folder import (
-    find_files,
-    has_manifest,
-    held,
-    identity_of,
-    recorded_settings,
-    refuse_changes,
-    refuse_unwritable,
-    remove_temporaries,
-)
+from faceanon_engine.engine.job.batches import Batches
+from faceanon_engine.engine.job.beginning import Beginning, WorkerFactory, begin
+from faceanon_engine.engine.job.faces import Listed, faces_to_do
+from faceanon_engine.engine.job.folder import find_samples, held, make_folder, refuse_changes, remove_temporaries
+from faceanon_engine.engine.job.listing import Listing, bring_up_to_date, claimed_inputs, shared_names
 from faceanon_engine.engine.job.manifest import NAME as MANIFEST_NAME
-from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
-from faceanon_engine.engine.job.names import foreign_file, known_names
+from faceanon_engine.engine.job.manifest import Manifest
+from faceanon_engine.engine.job.names import OutputNames
 from faceanon_engine.engine.job.processes import share_among
-from faceanon_engine.engine.job.report import JobObserver, JobPlan, JobResult, PlannedItem
-from faceanon_engine.engine.job.rows import all_done, by_input, has_changed
-from faceanon_engine.engine.job.running import Run
+from faceanon_engine.engine.job.recording import recording
+from faceanon_engine.engine.job.report import Failure, JobObserver, JobResult
+from faceanon_engine.engine.job.rows import is_lost
 from faceanon_engine.engine.job.settings import JobSettings
-from faceanon_engine.engine.job.workers.falco import FalcoWorker
+from faceanon_engine.engine.job.sheet import Load, contact_sheet
 from faceanon_engine.engine.job.workers.worker import Worker
-from faceanon_engine.engine.system.devices import device_names
 from faceanon_engine.engine.system.packages import OURS, our_version
-from faceanon_engine.engine.system.printable import readable
 
-WorkerFactory = Callable[[JobSettings, Mapping[str, Any], int], Worker]
+logger = logging.getLogger(__name__)
 
 
-def run(
+def run_job(
     settings: JobSettings, *, observer: JobObserver | None = None, make_worker: WorkerFactory | None = None
 ) -> JobResult:
     """Do the job, or what is left of it.
@@ -51,91 +45,103 @@ def run(
     """
     started = time.monotonic()
     observer = observer or JobObserver()
-    files = find_files(settings)
-    devices = device_names(settings.devices)
-    if devices:
-        settings = replace(settings, device=devices[0])
-    recorded = recorded_settings(settings.output)
-    worker = (make_worker or FalcoWorker)(settings, recorded, len(files))
-    identity = identity_of(settings, worker)
-    refuse_changes(settings.output, recorded, identity)
+    beginning = begin(settings, make_worker)
     output = settings.output
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output folder {output} cannot be made: {error.strerror or error}") from None
-    with held(output, wait_for_orphans=True), Manifest.create(output / MANIFEST_NAME) as manifest:
-        refuse_changes(output, manifest.get("settings") or {}, identity)
-        manifest.put({"settings": identity, "version": _version()})
+    make_folder(output)
+    with held(output), Manifest.open(output / MANIFEST_NAME) as manifest:
+        refuse_changes(output, manifest.get("settings") or {}, beginning.fixed)
+        manifest.put({"settings": dict(beginning.fixed), "version": _version()})
         remove_temporaries(output)
-        job = Run(settings, files, worker, manifest, observer)
-        if devices:
-            job.share = lambda todo: share_among(
-                devices, settings, todo, manifest, observer, make_worker or FalcoWorker
-            )
-        return job.run(started)
+        return _run(beginning, manifest, observer, started)
 
 
-def take_part(
-    settings: JobSettings, process: int, manifest: Manifest, observer: JobObserver, make_worker: WorkerFactory
+def run_part(
+    settings: JobSettings,
+    process: int,
+    manifest: Manifest,
+    observer: JobObserver,
+    *,
+    make_worker: WorkerFactory,
 ) -> None:
     """Do what one of several processes of a job does: claim inputs until there are none.
 
     The process that planned the job waits for it, holds the lock, and has recorded settings and inputs.
     """
-    files = find_files(settings)
-    worker = make_worker(settings, manifest.get("settings") or {}, len(files))
-    job = Run(settings, files, worker, manifest, observer)
-    job.take_part(process)
+    samples = find_samples(settings)
+    worker = make_worker(settings, manifest.get("settings") or {}, len(samples))
+    names = shared_names(settings, samples, manifest)
+    inputs = claimed_inputs(manifest, process, samples)
+    _anonymize(settings, inputs, names, manifest, observer, _loader(settings, worker, observer))
 
 
-def plan(settings: JobSettings, *, make_worker: WorkerFactory | None = None) -> JobPlan:
-    """Validate everything, every input included, and say what `run` would do; writes nothing."""
-    files = find_files(settings)
-    recorded = recorded_settings(settings.output)
-    worker = (make_worker or FalcoWorker)(settings, recorded, len(files))
-    refuse_changes(settings.output, recorded, identity_of(settings, worker))
-    refuse_unwritable(settings.output)
-    worker.check()
-    known: dict[str, list[ItemRow]] = {}
-    inputs: dict[str, InputRow] = {}
-    if has_manifest(settings.output):
-        with Manifest.read(settings.output / MANIFEST_NAME) as manifest:
-            inputs, known = manifest.inputs(), by_input(manifest.items())
-    names = known_names(settings, files, known)
-    items: list[PlannedItem] = []
-    reader = Reader(settings.align, worker.resolution)
+def _run(beginning: Beginning, manifest: Manifest, observer: JobObserver, started: float) -> JobResult:
+    settings, samples, worker = beginning.settings, beginning.samples, beginning.worker
+    listing = bring_up_to_date(settings, samples, manifest)
+    done_before = manifest.counts()["done"] - _count_lost(settings, listing)
+    about = beginning.about()
+    observer.started(about, len(samples), len(samples) - len(listing.todo))
+    for note in left_out(settings.input):
+        observer.note(note)
+    load = _loader(settings, worker, observer)
+    if listing.todo and beginning.devices:
+        keys = [sample.key for sample in listing.todo]
+        part = functools.partial(run_part, make_worker=beginning.make_worker)
+        share_among(beginning.devices, settings, keys, manifest, observer, part)
+    elif listing.todo:
+        inputs = [(sample, listing.rows[sample.key]) for sample in listing.todo]
+        _anonymize(settings, inputs, listing.names, manifest, observer, load)
+    sheet = contact_sheet(settings, samples, manifest, observer, load)
+    counts = manifest.counts()
+    failures = tuple(
+        Failure(row.input, row.face, row.reason or "", row.message or "") for row in manifest.items("failed")
+    )
+    return JobResult(
+        output=settings.output,
+        manifest=manifest.path,
+        contact_sheet=sheet,
+        inputs=len(samples),
+        done=counts["done"],
+        failed=counts["failed"],
+        pending=counts["pending"],
+        done_before=done_before,
+        seconds=time.monotonic() - started,
+        about=about,
+        failures=failures,
+    )
 
-    def count(file: InputFile) -> int:
-        return len(reader.faces_of(file))
 
-    with threads() as executor:
-        todo = []
-        for file in files:
-            path = readable(file.relative)
-            rows = known.get(path, [])
-            if path in inputs and not has_changed(inputs[path], file) and all_done(settings.output, inputs[path], rows):
-                items.extend(PlannedItem(path, row.face, "keep", row.output) for row in rows)
-            else:
-                todo.append(file)
-        for file, future in ahead(executor, count, todo, 2 * thread_count()):
-            path = readable(file.relative)
-            outputs = [row.output for row in known.get(path, []) if row.output is not None]
-            try:
-                faces = future.result()
-            except InputError as error:
-                items.append(PlannedItem(path, 0, "fail", None, error.reason, error.message))
-                continue
-            for face in range(faces):
-                output = outputs[face] if face < len(outputs) else names.choose(path, face)
-                problem = None if face < len(outputs) else foreign_file(settings.output, output)
-                items.append(
-                    PlannedItem(path, face, "fail", None, "output-exists", problem)
-                    if problem
-                    else PlannedItem(path, face, "anonymize", output)
-                )
-    items.sort(key=lambda item: (item.input, item.face))
-    return JobPlan(settings.output, worker.about(), tuple(items), left_out(settings.input))
+def _anonymize(
+    settings: JobSettings,
+    inputs: Iterable[Listed],
+    names: OutputNames,
+    manifest: Manifest,
+    observer: JobObserver,
+    load: Load,
+) -> None:
+    worker, reader = load()
+    size = settings.batch_size or worker.choose_batch_size()
+    logger.info("up to %d faces are optimised together", size)
+    bundle = str(worker.identity().get("bundle"))
+    with threads() as executor, recording(settings, bundle, manifest, observer, executor) as recorder:
+        reading = ahead(executor, lambda listed: reader.read(listed[0]), inputs, size + thread_count())
+        faces = faces_to_do(settings, names, reading, recorder)
+        Batches(worker, recorder, observer, settings.resolved_steps).anonymize(faces, size)
+
+
+def _loader(settings: JobSettings, worker: Worker, observer: JobObserver) -> Load:
+    """What opens the networks once, when first they are needed: a run with nothing left to do opens none."""
+
+    @functools.cache
+    def load() -> tuple[Worker, Reader]:
+        worker.load(observer.progress)
+        return worker, Reader(settings.align, worker.resolution)
+
+    return load
+
+
+def _count_lost(settings: JobSettings, listing: Listing) -> int:
+    """Faces that are recorded as done and whose files are not there."""
+    return sum(is_lost(settings.output, row) for sample in listing.todo for row in listing.rows[sample.key])
 
 
 def _version() -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,7 +27,6 @@ from faceanon_engine.engine.method.stages import invert as invert_images
 from faceanon_engine.engine.models.bundle import Bundle
 from faceanon_engine.engine.sessions.opening import Prepare
 from faceanon_engine.engine.sessions.runs import Runs, Sessions, sessions_of_bundle, settle
-from faceanon_engine.engine.system.printable import readable
 
 Compute = Callable[["OpenedStages", Floats], Arrays]
 
@@ -206,12 +204,12 @@ def _over_faces(input: Path, opened: OpenedStages, compute: Compute, observer: J
     """Run a stage over all faces of the inputs, in batches across inputs."""
     observer = observer or JobObserver()
     settings = opened.settings
-    files = list(find_inputs(input))[: settings.limit]
-    if not files:
+    samples = list(find_inputs(input))[: settings.limit]
+    if not samples:
         raise UserError(f"no images in {input}")
     reader = Reader(settings.align, opened.bundle.resolution)
     size = settings.batch_size or images_that_fit(opened.runs.device)
-    observer.started(opened.about(), len(files), 0)
+    observer.started(opened.about(), len(samples), 0)
     for note in left_out(input):
         observer.note(note)
     inputs: list[str] = []
@@ -226,23 +224,22 @@ def _over_faces(input: Path, opened: OpenedStages, compute: Compute, observer: J
             batch.clear()
 
     with threads() as executor:
-        for file, future in ahead(executor, reader.faces_of, files, size + thread_count()):
-            path = readable(file.relative)
+        for sample, future in ahead(executor, reader.read, samples, size + thread_count()):
             try:
-                crops: list[Any] = future.result()
+                read = future.result()
             except InputError as error:
-                failures.append(Failure(path, 0, error.reason, error.message))
-                observer.input_finished(path, failed=True)
+                failures.append(Failure(sample.key, 0, error.reason, error.message))
+                observer.input_finished(sample.key, failed=True)
                 continue
-            for face, pixels in enumerate(crops):
-                inputs.append(path)
-                faces.append(face)
-                batch.append(pixels)
+            for number, face in enumerate(read.faces):
+                inputs.append(sample.key)
+                faces.append(number)
+                batch.append(face.pixels)
                 if len(batch) >= size:
                     flush()
-            observer.input_finished(path, failed=False)
+            observer.input_finished(sample.key, failed=False)
         flush()
     if not parts:
-        raise UserError(f"none of the {len(files)} inputs in {input} could be used: {failures[0].message}")
+        raise UserError(f"none of the {len(samples)} inputs in {input} could be used: {failures[0].message}")
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return StageResult(Table(inputs, faces, arrays, opened.bundle.digest), tuple(failures))

@@ -16,8 +16,8 @@ import pandas
 import pytest
 
 import faceanon_engine
-from faceanon_engine.engine.datasets.folder import InputFile
 from faceanon_engine.engine.datasets.reader import Reader
+from faceanon_engine.engine.datasets.sample import sample_at
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.pixels import from_uint8
 from faceanon_engine.engine.method import stages
@@ -46,7 +46,7 @@ def home(demo: Bundle, traced: Callable[..., Any], tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="module")
 def originals() -> Any:
-    return from_uint8(np.stack([Reader("never", 64).faces_of(InputFile(path, path))[0] for path in SAMPLES]))
+    return from_uint8(np.stack([Reader("never", 64).read(sample_at(path)).faces[0].pixels for path in SAMPLES]))
 
 
 def shares(found: Any, expected: Any) -> float:
@@ -132,8 +132,8 @@ TORCH_FREE = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from faceanon_engine.engine.datasets.folder import InputFile
 from faceanon_engine.engine.datasets.reader import Reader
+from faceanon_engine.engine.datasets.sample import sample_at
 from faceanon_engine.engine.images.pixels import from_uint8
 from faceanon_engine.engine.method.pairing import NearestNeighbours
 from faceanon_engine.engine.method.pool import Pool
@@ -143,7 +143,7 @@ from faceanon_engine.engine.sessions.runs import sessions_of_folder
 
 folder, pool, out, *files = (Path(argument) for argument in sys.argv[1:])
 sessions, preset = sessions_of_folder(folder), get_preset("falco")
-images = from_uint8(np.stack([Reader("never", 64).faces_of(InputFile(file, file))[0] for file in files]))
+images = from_uint8(np.stack([Reader("never", 64).read(sample_at(file)).faces[0].pixels for file in files]))
 embedding = embed_attributes(sessions, images, preset.pairing_real)
 nearest = NearestNeighbours(Pool.open(pool).embedding(preset.pairing_generated)).search(embedding)
 identity = embed_identity(sessions, images, preset.identity_real)

@@ -86,6 +86,38 @@ class FakeWorker:
         pass
 
 
+class ContinuousWorker(FakeWorker):
+    """Keeps its slots full; an image of number n takes 1 + n % 3 steps."""
+
+    under_way: list[int] = []  # noqa: RUF012
+    fail_at: int | None = None
+
+    def stream(self, images: Iterable[np.ndarray], together: int, on_step: Callable[[int, int], None]) -> Iterator[Any]:
+        source, slots = iter(enumerate(images)), {}
+        while True:
+            while len(slots) < together:
+                number, pixels = next(source, (None, None))
+                if number is None:
+                    break
+                if number == self.fail_at:
+                    type(self).fail_at = None
+                    raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+                slots[number] = [0, pixels]
+            if not slots:
+                return
+            type(self).under_way.append(len(slots))
+            for slot in slots.values():
+                slot[0] += 1
+            on_step(len(slots), max(slot[0] for slot in slots.values()))
+            done = [number for number, slot in slots.items() if slot[0] > number % 3]
+            if done:
+                result = self.anonymize(np.stack([slots[number][1] for number in done]), lambda _: None)
+                result.steps = np.array([slots[number][0] for number in done])
+                for number in done:
+                    del slots[number]
+                yield done, result
+
+
 def make_inputs(folder: Path, count: int, colours: Mapping[int, tuple[int, int, int]] | None = None) -> list[Path]:
     """Write photo-00.png, ...: grey squares, each of its own brightness, or of the colour given for their number."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +131,7 @@ def make_inputs(folder: Path, count: int, colours: Mapping[int, tuple[int, int, 
 
 if __name__ == "__main__":
     from faceanon_engine.cli.main import main
-    from faceanon_engine.engine.job import run as job
+    from faceanon_engine.engine.job import beginning
 
-    job.FalcoWorker = FakeWorker  # type: ignore[misc, assignment]
+    beginning.FalcoWorker = FakeWorker  # type: ignore[misc, assignment]
     main()

@@ -13,19 +13,21 @@ from typing import Any
 import numpy as np
 
 from faceanon_engine.engine.datasets.reader import Reader
+from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import UserError
 from tests.support.fake_worker import FakeWorker
+from tests.support.samples import with_two_faces
 
-_one_face = Reader.faces_of
+_read = Reader.read
 
 
-def _faces_of(self: Reader, file: Any) -> Any:
-    found = _one_face(self, file)
+def _read_with_two_faces(self: Reader, sample: Sample) -> Sample:
+    read = _read(self, sample)
     mark = os.environ.get("FAKE_FACES")
-    return [found[0], found[0] + 1] if mark and mark in file.path.name else found
+    return with_two_faces(read) if mark and mark in sample.key else read
 
 
-Reader.faces_of = _faces_of  # type: ignore[method-assign]
+Reader.read = _read_with_two_faces  # type: ignore[method-assign]
 
 
 class SharedWorker(FakeWorker):
@@ -53,8 +55,8 @@ class CannotLoad(SharedWorker):
 
 if __name__ == "__main__":
     from faceanon_engine.cli.main import main
-    from faceanon_engine.engine.job import run as job
+    from faceanon_engine.engine.job import beginning
     from tests.support.shared_worker import SharedWorker as Importable
 
-    job.FalcoWorker = Importable  # type: ignore[misc, assignment]
+    beginning.FalcoWorker = Importable  # type: ignore[misc, assignment]
     main()

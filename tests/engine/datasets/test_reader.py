@@ -6,23 +6,24 @@ import contextlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from faceanon_engine.engine.datasets.folder import InputFile
-from faceanon_engine.engine.datasets.reader import Reader
+from faceanon_engine.engine.datasets import reader as reading
+from faceanon_engine.engine.datasets.reader import Reader, ahead
+from faceanon_engine.engine.datasets.sample import Sample, sample_at
 from faceanon_engine.engine.errors import InputError
-from faceanon_engine.engine.images import align
 from faceanon_engine.engine.images import decode as images
 
 
-def together(files: list[InputFile], monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many of the files were being prepared at once, at most."""
-    prepare, guard, active, most = align.prepare, threading.Lock(), [0], [0]
-    meeting = threading.Barrier(len(files))
+def together(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many of the samples were being read at once, at most."""
+    faces_in, guard, active, most = reading.faces_in, threading.Lock(), [0], [0]
+    meeting = threading.Barrier(len(samples))
 
     def watched(*arguments: Any) -> Any:
         with guard:
@@ -32,23 +33,23 @@ def together(files: list[InputFile], monkeypatch: pytest.MonkeyPatch) -> int:
             meeting.wait(timeout=0.2)
         with guard:
             active[0] -= 1
-        return prepare(*arguments)
+        return faces_in(*arguments)
 
-    monkeypatch.setattr(align, "prepare", watched)
+    monkeypatch.setattr(reading, "faces_in", watched)
     reader = Reader("never", 16)
-    with ThreadPoolExecutor(len(files)) as executor:
-        assert all(len(faces) == 1 for faces in executor.map(reader.faces_of, files))
+    with ThreadPoolExecutor(len(samples)) as executor:
+        assert all(len(sample.faces) == 1 for sample in executor.map(reader.read, samples))
     return most[0]
 
 
 def test_large_pictures_are_read_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "LARGE_PIXELS", 40 * 40)
-    files = []
+    samples = []
     for number in range(3):
         path = tmp_path / f"{number}.png"
         Image.new("RGB", (64, 64)).save(path)
-        files.append(InputFile(path, PurePosixPath(path.name)))
-    assert together(files, monkeypatch) == 1
+        samples.append(sample_at(path))
+    assert together(samples, monkeypatch) == 1
 
 
 def test_a_large_picture_that_is_damaged_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +60,7 @@ def test_a_large_picture_that_is_damaged_keeps_nobody_waiting(tmp_path: Path, mo
     reader = Reader("never", 16)
     for _ in range(2):
         with pytest.raises(InputError) as caught:
-            reader.faces_of(InputFile(path, PurePosixPath(path.name)))
+            reader.read(sample_at(path))
         assert caught.value.reason == "truncated"
 
 
@@ -69,7 +70,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 
     def read() -> None:
         try:
-            Reader("never", 16).faces_of(InputFile(tmp_path / "pipe.png", PurePosixPath("pipe.png")))
+            Reader("never", 16).read(sample_at(tmp_path / "pipe.png"))
         except InputError as error:
             outcome.append(error.reason)
 
@@ -77,3 +78,53 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     thread.start()
     thread.join(20)
     assert outcome == ["unreadable"]
+
+
+def test_a_sample_comes_back_with_its_faces_and_is_otherwise_as_it_was(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20), (1, 2, 3)).save(tmp_path / "a.png")
+    sample = sample_at(tmp_path / "a.png")
+    read = Reader("never", 10).read(sample)
+    assert sample.faces == ()
+    assert (read.key, read.path, read.relative, read.labels) == (
+        sample.key,
+        sample.path,
+        sample.relative,
+        sample.labels,
+    )
+    (face,) = read.faces
+    np.testing.assert_array_equal(face.pixels, np.full((10, 10, 3), (1, 2, 3)))
+    assert (face.frame.box, face.frame.landmarks, face.frame.score, face.frame.warped) == (None, None, None, False)
+    np.testing.assert_allclose(face.frame.affine, [[2, 0, 5.5], [0, 2, 0.5]])
+
+
+def test_a_detected_face_brings_its_frame(tmp_path: Path) -> None:
+    samples = Path(__file__).resolve().parents[3] / "demo" / "samples"
+    (photo,) = [path for path in samples.iterdir() if path.stem == "photo-of-two"]
+    faces = Reader("auto", 64).read(sample_at(photo)).faces
+    assert len(faces) == 2
+    for face in faces:
+        frame = face.frame
+        assert frame.warped
+        assert frame.box is not None
+        assert frame.landmarks is not None
+        assert frame.score is not None
+        assert 0.5 < frame.score <= 1
+        inside = (frame.landmarks > frame.box[:2]) & (frame.landmarks < frame.box[2:])
+        assert inside.all()
+        # FFHQ's crop is wider than the face: the middle of the box lies in it, near its own middle.
+        middle = frame.affine @ [31.5, 31.5, 1]
+        assert np.abs((frame.box[:2] + frame.box[2:]) / 2 - middle).max() < np.hypot(*frame.affine[:, 0]) * 64 / 4
+
+
+def test_no_more_is_begun_than_was_allowed_ahead() -> None:
+    begun: list[int] = []
+
+    def items() -> Any:
+        for number in range(9):
+            begun.append(number)
+            yield number
+
+    with ThreadPoolExecutor(2) as executor:
+        for number, future in ahead(executor, lambda each: each * each, items(), 3):
+            assert future.result() == number * number
+            assert begun == list(range(min(number + 3, 9)))

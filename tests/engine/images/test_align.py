@@ -11,7 +11,7 @@ from PIL import Image
 from faceanon_engine.demo.people import sample
 from faceanon_engine.demo.render import render
 from faceanon_engine.engine.errors import InputError
-from faceanon_engine.engine.images.align import align_face, ffhq_frame, is_aligned, prepare, resize_square
+from faceanon_engine.engine.images.align import Frame, align_face, faces_in, ffhq_frame, is_aligned, resize_square
 from faceanon_engine.engine.images.decode import DecodedImage
 from faceanon_engine.engine.images.detect import FaceDetector
 
@@ -41,7 +41,7 @@ def test_the_same_face_gives_the_same_crop_wherever_it_is(angle: float, scale: f
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     crops = []
     for points in (FACE * 36 + 240, FACE @ rotation * scale + [240 + dx, 240 + dy]):
-        crops.append(align_face(disc(480, points), points, 64).astype(float))
+        crops.append(align_face(disc(480, points), points, 64)[0].astype(float))
     centres = []
     for crop in crops:
         y, x = np.mgrid[:64, :64]
@@ -60,7 +60,7 @@ def test_the_frame_is_ffhqs() -> None:
 
 def test_a_face_at_the_border_is_filled_up() -> None:
     picture = np.full((100, 100, 3), 90, np.uint8)
-    crop = align_face(picture, FACE * 20 + [20, 30], 64)
+    crop, _ = align_face(picture, FACE * 20 + [20, 30], 64)
     assert crop.shape == (64, 64, 3)
     np.testing.assert_allclose(crop, 90, atol=1)
 
@@ -72,11 +72,11 @@ def test_drawn_faces_are_found_and_pass_as_aligned(detector: FaceDetector, size:
     for code in codes:
         picture = render(code, size).image
         try:
-            (face,) = prepare(DecodedImage(picture, "PNG"), "auto", 64, detector)
+            (face,) = faces_in(DecodedImage(picture, "PNG"), "auto", 64, detector)
         except InputError:
             continue
-        if not face.warped:
-            np.testing.assert_array_equal(face.pixels, resize_square(picture, 64))
+        if not face.frame.warped:
+            np.testing.assert_array_equal(face.pixels, resize_square(picture, 64)[0])
             passed += 1
     assert passed >= 17
 
@@ -84,25 +84,100 @@ def test_drawn_faces_are_found_and_pass_as_aligned(detector: FaceDetector, size:
 def test_an_ordinary_photo_is_aligned_to_what_the_renderer_draws(detector: FaceDetector) -> None:
     code = sample(32)[0]
     photo = Image.fromarray(render(code, 480, frame_scale=1.9).image).rotate(20, Image.Resampling.BICUBIC)
-    (face,) = prepare(DecodedImage(np.asarray(photo), "PNG"), "auto", 128, detector)
-    assert face.warped
-    found = detector.detect(face.pixels)
-    assert found
-    assert is_aligned(found[0].landmarks, 128, 128)
+    (face,) = faces_in(DecodedImage(np.asarray(photo), "PNG"), "auto", 128, detector)
+    assert face.frame.warped
+    detections = detector.detect(face.pixels)
+    assert detections
+    assert is_aligned(detections[0].landmarks, 128, 128)
 
 
 def test_two_faces_give_two_outputs_and_none_a_reason(detector: FaceDetector) -> None:
     codes = sample(33, 2)
     pair = np.concatenate([render(code, 240, frame_scale=1.6).image for code in codes], axis=1)
-    faces = prepare(DecodedImage(pair, "PNG"), "auto", 64, detector)
-    assert [(face.index, face.faces, face.warped) for face in faces] == [(0, 2, True), (1, 2, True)]
+    faces = faces_in(DecodedImage(pair, "PNG"), "auto", 64, detector)
+    assert [face.frame.warped for face in faces] == [True, True]
+    areas = [float(np.prod(face.frame.box[2:] - face.frame.box[:2])) for face in faces if face.frame.box is not None]
+    assert len(areas) == 2
+    assert areas[0] >= areas[1], "the largest first"
     with pytest.raises(InputError) as caught:
-        prepare(DecodedImage(np.full((200, 300, 3), 120, np.uint8), "PNG"), "auto", 64, detector)
+        faces_in(DecodedImage(np.full((200, 300, 3), 120, np.uint8), "PNG"), "auto", 64, detector)
     assert caught.value.reason == "no-face"
 
 
 def test_never_takes_the_middle(detector: FaceDetector) -> None:
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, 10:20] = 200
-    (face,) = prepare(DecodedImage(wide, "PNG"), "never", 10, None)
+    (face,) = faces_in(DecodedImage(wide, "PNG"), "never", 10, None)
     np.testing.assert_array_equal(face.pixels, 200)
+
+
+def ramps(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """A picture whose red says where a pixel is from left to right, and green from top to bottom; its negative."""
+    y, x = np.mgrid[:height, :width].astype(float)
+    picture = np.stack([20 + x * 215 / width, 20 + y * 215 / height, np.full_like(x, 128)], axis=-1)
+    return np.rint(picture).astype(np.uint8), 255 - np.rint(picture).astype(np.uint8)
+
+
+def assert_shows_what_lies_at(affine: np.ndarray, crops: list[np.ndarray], height: int, width: int) -> None:
+    """The crops of both ramps have in every pixel the colour of the place to which the affine takes its centre."""
+    size = crops[0].shape[0]
+    # Drawing rounds down: with the negative's, which errs the other way, that is gone.
+    crop = (crops[0].astype(float) + 255 - crops[1]) / 2
+    y, x = np.mgrid[:size, :size]
+    places = np.stack([x, y, np.ones_like(x)], axis=-1) @ affine.T  # [size, size, 2]
+    inside = ((places > 2) & (places < [width - 3, height - 3])).all(axis=2)
+    assert inside.mean() > 0.9
+    there = (crop[..., :2] - 20) * [width / 215, height / 215]
+    off = (there - places)[inside]
+    pixel = np.hypot(*affine[:, 0])  # of the crop, in the photograph's
+    assert np.abs(off.mean(axis=0)).max() < 0.04 * max(1, pixel), "a shift of half a pixel would be ten times as much"
+    assert np.abs(off).max() < 2 * max(width, height) / 215 + 0.1 * pixel
+
+
+@pytest.mark.parametrize(("side", "size"), [(240, 64), (1600, 64), (500, 256)])
+@pytest.mark.parametrize("angle", [0, 25])
+def test_a_warped_crop_shows_what_lies_where_its_affine_says(side: int, size: int, angle: int) -> None:
+    """Also of a photograph that is reduced first, which moves the centres of pixels and not their borders."""
+    turn = np.radians(angle)
+    rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    points = FACE @ rotation * (side / 12) + [side * 0.53, side * 0.55]
+    height, width = side, side + side // 10
+    both = [align_face(picture, points, size) for picture in ramps(height, width)]
+    affine = both[0][1]
+    assert_shows_what_lies_at(affine, [crop for crop, _ in both], height, width)
+    centre, x, y = ffhq_frame(points)
+    np.testing.assert_allclose(affine @ [-0.5, -0.5, 1], centre - x - y, atol=side / size / 2)
+    np.testing.assert_allclose(affine @ [size - 0.5, size - 0.5, 1], centre + x + y, atol=side / size / 2)
+
+
+@pytest.mark.parametrize("size", [30, 64, 90, 200])
+def test_the_middle_square_lies_where_its_affine_says(size: int) -> None:
+    height, width = 90, 140
+    both = [resize_square(picture, size) for picture in ramps(height, width)]
+    assert_shows_what_lies_at(both[0][1], [crop for crop, _ in both], height, width)
+    (face,) = faces_in(DecodedImage(ramps(height, width)[0], "PNG"), "never", size, None)
+    np.testing.assert_array_equal(face.frame.affine, both[0][1])
+    np.testing.assert_array_equal(face.pixels, both[0][0])
+
+
+def test_a_crop_that_passes_keeps_what_was_detected_and_its_own_place(detector: FaceDetector) -> None:
+    for code in sample(31, 20):
+        picture = render(code, 128).image
+        try:
+            (face,) = faces_in(DecodedImage(picture, "PNG"), "auto", 128, detector)
+        except InputError:
+            continue
+        if not face.frame.warped:
+            break
+    largest = detector.detect(picture)[0]
+    np.testing.assert_array_equal(face.frame.box, largest.box)
+    np.testing.assert_array_equal(face.frame.landmarks, largest.landmarks)
+    assert face.frame.score == largest.score
+    np.testing.assert_array_equal(face.frame.affine, [[1, 0, 0], [0, 1, 0]])
+
+
+def test_without_a_detector_a_frame_says_no_more_than_it_knows() -> None:
+    (face,) = faces_in(DecodedImage(ramps(40, 40)[0], "PNG"), "never", 20, None)
+    known = Frame(face.frame.affine)
+    assert vars(face.frame) == vars(known)
+    assert (known.box, known.landmarks, known.score, known.warped) == (None, None, None, False)

@@ -22,9 +22,9 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_rows_come_back_as_they_were_recorded(path: Path) -> None:
-    with Manifest.create(path) as manifest:
+    with Manifest.open(path) as manifest:
         inputs = [InputRow("a.jpg", 10, 20), InputRow("b.jpg", 1, 2)]
-        manifest.list_inputs(inputs, [ItemRow("a.jpg", 0, output="a.png")])
+        manifest.add_inputs(inputs, [ItemRow("a.jpg", 0, output="a.png")])
         manifest.finish([DONE], faces={"a.jpg": 1})
         manifest.put({"settings": {"margin": 0.0}})
     with Manifest.read(path) as manifest:
@@ -36,16 +36,16 @@ def test_rows_come_back_as_they_were_recorded(path: Path) -> None:
 
 
 def test_pandas_reads_it_in_one_line(path: Path) -> None:
-    with Manifest.create(path) as manifest:
-        manifest.list_inputs([InputRow("a.jpg", 10, 20)], [DONE])
+    with Manifest.open(path) as manifest:
+        manifest.add_inputs([InputRow("a.jpg", 10, 20)], [DONE])
     rows = pandas.read_sql("select * from items", sqlite3.connect(path))
     assert tuple(rows.columns) == COLUMNS
     assert rows.identity_after.tolist() == [0.25]
 
 
 def test_more_or_fewer_faces_replace_the_planned_ones(path: Path) -> None:
-    with Manifest.create(path) as manifest:
-        manifest.list_inputs([InputRow("a.jpg", 10, 20)], [ItemRow("a.jpg", 0, output="a.png")])
+    with Manifest.open(path) as manifest:
+        manifest.add_inputs([InputRow("a.jpg", 10, 20)], [ItemRow("a.jpg", 0, output="a.png")])
         both = [ItemRow("a.jpg", 0, output="a.png"), ItemRow("a.jpg", 1, output="a-face1.png")]
         manifest.plan_faces("a.jpg", both)
         assert manifest.items() == both
@@ -54,8 +54,8 @@ def test_more_or_fewer_faces_replace_the_planned_ones(path: Path) -> None:
 
 
 def test_a_transaction_that_fails_leaves_nothing(path: Path) -> None:
-    with Manifest.create(path) as manifest:
-        manifest.list_inputs([InputRow("a.jpg", 10, 20)], [ItemRow("a.jpg", 0, output="a.png")])
+    with Manifest.open(path) as manifest:
+        manifest.add_inputs([InputRow("a.jpg", 10, 20)], [ItemRow("a.jpg", 0, output="a.png")])
         with pytest.raises(UserError, match="manifest"):
             manifest.finish([DONE, replace(DONE, face=1, state="nonsense", output="c.png")])
         assert manifest.items("done") == []
@@ -68,8 +68,8 @@ def test_a_killed_writers_transaction_is_rolled_back_for_a_reader(path: Path) ->
     import subprocess
     import sys
 
-    with Manifest.create(path) as manifest:
-        manifest.list_inputs([InputRow("a.jpg", 10, 20)], [DONE])
+    with Manifest.open(path) as manifest:
+        manifest.add_inputs([InputRow("a.jpg", 10, 20)], [DONE])
     code = (
         "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
         "c.execute('pragma cache_size = 1'); c.execute('begin immediate');"
@@ -84,7 +84,7 @@ def test_a_killed_writers_transaction_is_rolled_back_for_a_reader(path: Path) ->
 
 
 def test_a_reader_cannot_write(path: Path) -> None:
-    Manifest.create(path).close()
+    Manifest.open(path).close()
     with Manifest.read(path) as manifest, pytest.raises(UserError):
         manifest.put({"a": 1})
 
@@ -99,7 +99,7 @@ def test_a_reader_finds_none_or_one_with_its_tables(path: Path, monkeypatch: pyt
             seen.append(manifest.counts())
 
     monkeypatch.setattr(os, "replace", watched)
-    Manifest.create(path).close()
+    Manifest.open(path).close()
     assert seen == [False, {"done": 0, "failed": 0, "pending": 0}]
     assert os.listdir(path.parent) == [path.name]
 
@@ -111,26 +111,26 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path, path: Path) -> None:
     with pytest.raises(UserError, match="damaged"):
         Manifest.read(path)
     with pytest.raises(UserError, match="damaged"):
-        Manifest.create(path)
+        Manifest.open(path)
     other = tmp_path / "other.sqlite"
     connection = sqlite3.connect(other)
     connection.execute("pragma user_version = 99")
     connection.close()
     with pytest.raises(UserError, match="format 99"):
-        Manifest.create(other)
+        Manifest.open(other)
 
 
 def test_its_folder_may_have_a_name_that_is_no_text(tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"caf\xe9 100%?#")
     folder.mkdir()
-    Manifest.create(folder / "manifest.sqlite").close()
+    Manifest.open(folder / "manifest.sqlite").close()
     with Manifest.read(folder / "manifest.sqlite") as manifest:
         assert manifest.items() == []
 
 
 def test_no_item_ever_takes_the_output_of_another(path: Path) -> None:
-    with Manifest.create(path) as manifest:
-        manifest.list_inputs([InputRow("a.jpg", 1, 2), InputRow("b.jpg", 1, 2)], [DONE])
+    with Manifest.open(path) as manifest:
+        manifest.add_inputs([InputRow("a.jpg", 1, 2), InputRow("b.jpg", 1, 2)], [DONE])
         with pytest.raises(UserError, match="UNIQUE"):
             manifest.finish([replace(DONE, input="b.jpg")])
         assert manifest.items() == [DONE]

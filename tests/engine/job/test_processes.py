@@ -9,7 +9,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -17,21 +16,21 @@ import pytest
 
 from faceanon_engine.engine.datasets.reader import Reader, thread_count
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.job import run as job_module
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
-from faceanon_engine.engine.job.report import JobObserver
+from faceanon_engine.engine.job.run import run_part
 from faceanon_engine.engine.job.settings import JobSettings, job_settings
 from faceanon_engine.engine.system.devices import device_names
 from tests.support.fake_worker import GREEN, FakeWorker, make_inputs
+from tests.support.jobs import Told, items, run
+from tests.support.samples import with_faces
 from tests.support.shared_worker import CannotLoad, SharedWorker
 
 SUPPORT = Path(__file__).resolve().parents[2] / "support"
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> JobSettings:
-    values = {"align": "never", "steps": 2, "contact_sheet": 0, "devices": "cpu,cpu"}
-    return job_settings(tmp_path / "in", tmp_path / "out", values)
+def settings(settings: JobSettings) -> JobSettings:
+    return replace(settings, devices="cpu,cpu")
 
 
 def ends(pid: int, patience: float = 20) -> bool:
@@ -50,27 +49,6 @@ def ends(pid: int, patience: float = 20) -> bool:
     return False
 
 
-class Told(JobObserver):
-    def __init__(self) -> None:
-        self.finished: list[str] = []
-        self.notes: list[str] = []
-
-    def input_finished(self, path: str, failed: bool) -> None:
-        self.finished.append(path)
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-
-def run(settings: JobSettings, observer: JobObserver | None = None) -> Any:
-    return job_module.run(settings, observer=observer, make_worker=SharedWorker)
-
-
-def items(settings: JobSettings, state: str | None = None) -> list[ItemRow]:
-    with Manifest.read(settings.output / "manifest.sqlite") as manifest:
-        return manifest.items(state)
-
-
 def test_names_of_devices() -> None:
     assert device_names(None) == ()
     assert device_names("cuda:0, cuda:1") == ("cuda:0", "cuda:1")
@@ -79,7 +57,7 @@ def test_names_of_devices() -> None:
 
 
 def test_inputs_are_claimed_once_and_go_back_when_their_process_ends(tmp_path: Path) -> None:
-    with Manifest.create(tmp_path / "a.sqlite") as one, Manifest.create(tmp_path / "a.sqlite") as other:
+    with Manifest.open(tmp_path / "a.sqlite") as one, Manifest.open(tmp_path / "a.sqlite") as other:
         one.fill_queue(f"{number}.png" for number in range(7))
         assert list(one.claim(0, 3)) == ["0.png", "1.png", "2.png"]
         assert list(other.claim(1, 3)) == ["3.png", "4.png", "5.png"]
@@ -94,9 +72,9 @@ def test_two_processes_share_a_job(settings: JobSettings, monkeypatch: pytest.Mo
     monkeypatch.setenv("FAKE_STEP", "0.03")
     make_inputs(settings.input, 20, {5: GREEN})
     observer = Told()
-    result = run(settings, observer)
+    result = run(settings, observer, SharedWorker)
     assert (result.done, result.failed, result.about["device"]) == (19, 1, "cpu, cpu")
-    assert sorted(observer.finished) == [f"photo-{number:02d}.png" for number in range(20)]
+    assert sorted(observer.finished) == [(f"photo-{number:02d}.png", number == 5) for number in range(20)]
     processes = {row.neighbour_id for row in items(settings, "done")}
     assert len(processes) == 2
     assert os.getpid() not in processes
@@ -112,7 +90,7 @@ def test_what_a_killed_process_had_claimed_is_done_by_the_other(
     monkeypatch.setenv("FAKE_KILL", str(flag))
     make_inputs(settings.input, 16)
     observer = Told()
-    result = run(settings, observer)
+    result = run(settings, observer, SharedWorker)
     assert (result.done, result.failed) == (16, 0)
     assert not flag.exists()
     assert any("ended with code -9" in note for note in observer.notes)
@@ -121,8 +99,8 @@ def test_what_a_killed_process_had_claimed_is_done_by_the_other(
 def test_when_all_processes_end_the_person_is_told_and_can_go_on(settings: JobSettings) -> None:
     make_inputs(settings.input, 3)
     with pytest.raises(UserError, match=r"3 inputs are left: .*CannotLoad"):
-        job_module.run(settings, make_worker=CannotLoad)
-    assert run(settings).done == 3
+        run(settings, None, CannotLoad)
+    assert run(settings, None, SharedWorker).done == 3
 
 
 def test_two_processes_give_no_two_faces_one_name(settings: JobSettings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +110,7 @@ def test_two_processes_give_no_two_faces_one_name(settings: JobSettings, monkeyp
     make_inputs(settings.input, 8)
     for path in sorted(settings.input.glob("*.png")):
         Image.open(path).save(path.with_suffix(".jpg"))  # a.jpg and a.png both want a-face1.png
-    assert run(settings).done == 32
+    assert run(settings, None, SharedWorker).done == 32
     outputs = [str(row.output) for row in items(settings)]
     assert len(set(outputs)) == 32
     assert all((settings.output / name).is_file() for name in outputs)
@@ -140,20 +118,19 @@ def test_two_processes_give_no_two_faces_one_name(settings: JobSettings, monkeyp
 
 def test_a_name_costs_no_reading_of_the_whole_manifest(settings: JobSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a hundred thousand photos of several people that would take longer than anonymizing them."""
-    monkeypatch.setattr(Reader, "faces_of", lambda reader, file: [np.zeros((32, 32, 3), np.uint8)] * 3)
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    monkeypatch.setattr(Reader, "read", lambda reader, sample: with_faces(sample, pixels, pixels, pixels))
     make_inputs(settings.input, 6)
-    run(replace(settings, devices=None, limit=1))
+    run(replace(settings, devices=None, limit=1), None, SharedWorker)
     settings = replace(settings, devices=None)
-    with Manifest.create(settings.output / "manifest.sqlite") as manifest:
+    with Manifest.open(settings.output / "manifest.sqlite") as manifest:
         names = [f"photo-{number:02d}.png" for number in range(1, 6)]
-        manifest.list_inputs(
-            [InputRow(name, 1, 1) for name in names], [ItemRow(name, 0, output=name) for name in names]
-        )
+        manifest.add_inputs([InputRow(name, 1, 1) for name in names], [ItemRow(name, 0, output=name) for name in names])
         manifest.fill_queue(names)
         reads: list[str | None] = []
         everything = manifest.items
         monkeypatch.setattr(manifest, "items", lambda state=None: reads.append(state) or everything(state))
-        job_module.take_part(settings, 0, manifest, Told(), FakeWorker)
+        run_part(settings, 0, manifest, Told(), make_worker=FakeWorker)
         assert len(reads) == 1
         assert manifest.counts() == {"done": 18, "failed": 0, "pending": 0}
         assert manifest.has_output("PHOTO-01-face2.png")

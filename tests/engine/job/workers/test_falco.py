@@ -14,8 +14,8 @@ from PIL import Image
 
 import faceanon_engine
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.job.dry_run import plan_job
 from faceanon_engine.engine.job.report import JobObserver
-from faceanon_engine.engine.job.run import plan
 from faceanon_engine.engine.job.settings import JobSettings, job_settings
 from faceanon_engine.engine.job.workers.falco import FalcoWorker
 from faceanon_engine.engine.method.falco import Falco
@@ -140,10 +140,10 @@ def test_the_gpu_that_was_asked_for_becomes_the_current_one(
 def test_a_dry_run_finds_networks_that_are_damaged(tmp_path: Path, bundle: str) -> None:
     make_inputs(tmp_path / "in", 1)
     settings = job_settings(tmp_path / "in", tmp_path / "out", {"bundle": bundle, "align": "never", "device": "cpu"})
-    assert plan(settings).exit_code == 0
+    assert plan_job(settings).exit_code == 0
     file = Path(bundle) / "inverter.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"inverter\.safetensors"):
-        plan(settings)
+        plan_job(settings)

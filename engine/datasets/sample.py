@@ -1,0 +1,33 @@
+"""A sample: one image of a data set, from the file that it comes from to the faces that are in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from faceanon_engine.engine.images.align import Face
+from faceanon_engine.engine.system.printable import readable
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """What travels from whoever lists a data set to whoever records results; `sample_at` makes one."""
+
+    key: str
+    """Its name in the data set, distinct and readable: `relative` as text, by which a manifest knows it."""
+    path: Path
+    """The file with its bytes."""
+    relative: PurePosixPath
+    """Its path below the data set's root, as it will be in the output."""
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    """What the data set says of it; nothing for a folder of images."""
+    faces: tuple[Face, ...] = ()
+    """Its faces, the largest first; none until it was read."""
+
+
+def sample_at(path: Path, relative: PurePosixPath | None = None) -> Sample:
+    """The sample in a file that was not read yet, under its own name where no relative path is given."""
+    relative = PurePosixPath(path.name) if relative is None else relative
+    return Sample(readable(relative), path, relative)

@@ -1,0 +1,167 @@
+"""What is to be done: the inputs as they are now, beside what the manifest knows of them.
+
+A run and a dry run look through the inputs and plan rows by the same code; only a run writes down what it says.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from faceanon_engine.engine.datasets.sample import Sample
+from faceanon_engine.engine.errors import InputError
+from faceanon_engine.engine.job.folder import NAMES_LOCK_NAME, remove
+from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
+from faceanon_engine.engine.job.names import OutputNames, codes_name, foreign_file, taken_names
+from faceanon_engine.engine.job.rows import all_done, by_input, failed, has_changed, is_done, result_files, stamp
+from faceanon_engine.engine.job.settings import JobSettings
+from faceanon_engine.engine.system.locks import locked
+
+logger = logging.getLogger(__name__)
+
+Rows = Mapping[str, Sequence[ItemRow]]
+"""The rows of every input, by its key."""
+CLAIMED_TOGETHER = 4
+"""Inputs that a process of several claims at once: few, so that all end at about the same time."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The inputs that are not done, what the manifest says of all inputs, and the names that are taken."""
+
+    todo: tuple[Sample, ...]
+    rows: Rows
+    names: OutputNames
+
+
+@dataclass(frozen=True)
+class Update:
+    """What the manifest does not say yet."""
+
+    inputs: tuple[InputRow, ...]
+    """Inputs that are new, or other pictures than those that were listed."""
+    items: tuple[ItemRow, ...]
+    """Rows of theirs, and of earlier inputs that had no name for their result."""
+    changed: tuple[str, ...]
+    """Inputs to forget: they are other pictures than those that were anonymized."""
+    given_up: tuple[ItemRow, ...]
+    """Rows of those; their results are of no use."""
+    vanished: tuple[ItemRow, ...]
+    """Rows of inputs that were listed, not finished, and are not there any more."""
+
+
+def bring_up_to_date(settings: JobSettings, samples: Sequence[Sample], manifest: Manifest) -> Listing:
+    """Bring the manifest up to date with the inputs; results of inputs that have changed are deleted.
+
+    Raises UserError when the folder or the manifest cannot be written.
+    """
+    listing, update = look_through(settings, samples, manifest.inputs(), by_input(manifest.items()))
+    for key in update.changed:
+        logger.info("%s has changed since it was listed: done again", key)
+    remove_results(settings.output, update.given_up)
+    manifest.add_inputs(update.inputs, (*update.items, *update.vanished), forget=update.changed)
+    return listing
+
+
+def look_through(
+    settings: JobSettings, samples: Sequence[Sample], inputs: Mapping[str, InputRow], rows: Rows
+) -> tuple[Listing, Update]:
+    """What is to be done, and what the manifest, of which `inputs` and `rows` are, does not say yet; writes nothing."""
+    known, planned = dict(inputs), dict(rows)
+    changed = tuple(sample.key for sample in samples if has_changed(known.get(sample.key), sample))
+    given_up = tuple(row for key in changed for row in planned.pop(key, ()))
+    for key in changed:
+        del known[key]
+    names = taken_names(settings, samples, planned, given_up)
+    new_inputs: list[InputRow] = []
+    new_items: list[ItemRow] = []
+    todo: list[Sample] = []
+    for sample in samples:
+        earlier = planned.get(sample.key, ())
+        if sample.key not in known:
+            new_inputs.append(InputRow(sample.key, *stamp(sample)))
+            planned[sample.key] = [plan_row(settings, names, sample.key, 0)]
+            new_items += planned[sample.key]
+        elif all_done(settings.output, known[sample.key], earlier):
+            continue
+        elif any(row.output is None for row in earlier):
+            # Another file had its name: perhaps it was moved away since.
+            planned[sample.key] = [
+                row if row.output else plan_row(settings, names, sample.key, row.face) for row in earlier
+            ]
+            new_items += planned[sample.key]
+        todo.append(sample)
+    # Of inputs beyond a limit nobody has looked whether they are there.
+    vanished = _vanished(samples, planned) if settings.limit is None else ()
+    update = Update(tuple(new_inputs), tuple(new_items), changed, given_up, vanished)
+    return Listing(tuple(todo), planned, names), update
+
+
+def _vanished(samples: Sequence[Sample], rows: Rows) -> tuple[ItemRow, ...]:
+    present = {sample.key for sample in samples}
+    return tuple(
+        failed(row, "missing", "it is no longer there")
+        for key, known in rows.items()
+        if key not in present
+        for row in known
+        if row.state != "done"
+    )
+
+
+def plan_row(settings: JobSettings, names: OutputNames, key: str, face: int) -> ItemRow:
+    """A new pending row with a name for its result, or a failed one where a file that is not ours has the name."""
+    output = names.choose(key, face)
+    problem = foreign_file(settings.output, output, names.given_up)
+    if not problem and settings.save_codes:
+        problem = foreign_file(settings.output, codes_name(output), names.given_up)
+    if problem:
+        return ItemRow(key, face, state="failed", reason="output-exists", message=problem)
+    return ItemRow(key, face, output=output)
+
+
+def plan_faces(
+    settings: JobSettings, names: OutputNames, key: str, rows: Sequence[ItemRow], count: int
+) -> list[ItemRow]:
+    """The rows of an input in which so many faces are: those that there were, and new ones for the rest."""
+    return [*rows[:count], *(plan_row(settings, names, key, face) for face in range(len(rows), count))]
+
+
+def fail_faces(output: Path, rows: Sequence[ItemRow], error: InputError) -> list[ItemRow]:
+    """The rows of an input that cannot be used; what is done stays done."""
+    return [row if is_done(output, row) else failed(row, error.reason, error.message) for row in rows]
+
+
+def remove_results(output: Path, rows: Iterable[ItemRow]) -> None:
+    """Delete results that belong to no row any more."""
+    for row in rows:
+        for name in result_files(row):
+            remove(output / name)
+
+
+# -- several processes on one job ------------------------------------------------------------------------------
+
+
+def shared_names(settings: JobSettings, samples: Sequence[Sample], manifest: Manifest) -> OutputNames:
+    """The names that are taken, for one of several processes: the others may give more of them meanwhile."""
+    return taken_names(
+        settings,
+        samples,
+        by_input(manifest.items()),
+        given_by_others=manifest.has_output,
+        alone=lambda: locked(settings.output / NAMES_LOCK_NAME),
+    )
+
+
+def claimed_inputs(
+    manifest: Manifest, process: int, samples: Sequence[Sample]
+) -> Iterator[tuple[Sample, Sequence[ItemRow]]]:
+    """Inputs that this process claims, a few at a time, with their rows, until there are no more."""
+    by_key = {sample.key: sample for sample in samples}
+    while claimed := manifest.claim(process, CLAIMED_TOGETHER):
+        for key, rows in claimed.items():
+            if key in by_key:
+                yield by_key[key], rows
+            else:
+                manifest.leave_queue(key)  # it vanished since it was listed: the next run says so

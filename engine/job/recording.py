@@ -1,0 +1,207 @@
+"""From results to files and rows: encoded and written by threads, atomically, and recorded once they are there."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from faceanon_engine.engine.datasets.sample import Sample
+from faceanon_engine.engine.errors import InputError, UserError
+from faceanon_engine.engine.images.align import Face
+from faceanon_engine.engine.images.encode import encode
+from faceanon_engine.engine.job.manifest import ItemRow, Manifest
+from faceanon_engine.engine.job.names import codes_name
+from faceanon_engine.engine.job.report import JobObserver
+from faceanon_engine.engine.job.rows import failed, now
+from faceanon_engine.engine.job.settings import JobSettings
+from faceanon_engine.engine.system.files import write_result
+
+if TYPE_CHECKING:
+    from faceanon_engine.engine.method.anonymized import AnonymizedBatch
+
+logger = logging.getLogger(__name__)
+
+MOST_UNWRITTEN = 64
+"""Results that may wait for a thread to encode and write them."""
+
+
+@dataclass(frozen=True, eq=False)
+class PendingFace:
+    """A face on its way: the sample it belongs to, which was read, and the row that its result will have."""
+
+    sample: Sample
+    face: Face
+    row: ItemRow
+
+
+@dataclass
+class _Input:
+    """An input of which faces were to be done."""
+
+    rows: list[ItemRow]
+    waiting: int
+    """Faces that are neither done nor failed yet."""
+    spoiled: bool
+    """Whether something of it failed."""
+
+
+class Recorder:
+    """Writes results and records them, in the order in which they finished; tells the observer of finished inputs."""
+
+    def __init__(
+        self,
+        settings: JobSettings,
+        bundle: str,
+        manifest: Manifest,
+        observer: JobObserver,
+        executor: ThreadPoolExecutor,
+    ) -> None:
+        """bundle: its digest, which goes into the rows. The executor's threads encode and write."""
+        self._settings = settings
+        self._bundle = bundle
+        self._manifest = manifest
+        self._observer = observer
+        self._executor = executor
+        self._inputs: dict[str, _Input] = {}
+        self._written: deque[list[tuple[ItemRow, Future[None] | None]]] = deque()
+        """Results whose files are being written, in the order in which they finished; None where there is no file."""
+
+    # -- inputs ------------------------------------------------------------------------------------------------
+
+    def plan(self, key: str, rows: Sequence[ItemRow]) -> None:
+        """Record that an input has these rows, before anything of it is written."""
+        self._manifest.plan_faces(key, rows)
+
+    def begin(self, key: str, rows: Sequence[ItemRow], waiting: int) -> None:
+        """So many faces of an input will come; the others are done, or have failed for want of a name."""
+        spoiled = any(row.state == "failed" and row.output is None for row in rows)
+        if waiting:
+            self._inputs[key] = _Input(list(rows), waiting, spoiled)
+        else:
+            self._observer.input_finished(key, spoiled)
+
+    def fail_input(self, key: str, rows: Sequence[ItemRow], error: InputError) -> None:
+        """Record that an input cannot be used; its rows say why."""
+        logger.info("%s: %s: %s", key, error.reason, error.message)
+        self._manifest.plan_faces(key, rows)
+        self._observer.input_finished(key, failed=True)
+
+    # -- faces -------------------------------------------------------------------------------------------------
+
+    def fail(self, face: PendingFace, reason: str, message: str) -> None:
+        """Record that a face could not be anonymized."""
+        logger.info("%s: %s: %s", face.sample.key, reason, message)
+        self._record([failed(face.row, reason, message)])
+
+    def write(self, faces: Sequence[PendingFace], result: AnonymizedBatch) -> None:
+        """Let threads give the results of faces, in their order, their final names; they are recorded afterwards.
+
+        Raises UserError when an earlier result could not be written or recorded.
+        """
+        finished: list[tuple[ItemRow, Future[None] | None]] = []
+        for number, face in enumerate(faces):
+            if not result.finite[number]:
+                row = failed(face.row, "not-finite", "the optimisation left the range of numbers")
+                finished.append((row, None))
+                continue
+            row = self._done(face.row, result, number)
+            finished.append((row, self._executor.submit(self._write_files, row, result, number)))
+        self._written.append(finished)
+        self.record_written()
+
+    def record_written(self, *, wait: bool = False) -> None:
+        """Record results whose files are there, in their order; wait for all when asked, and when many are left.
+
+        Raises UserError when one could not be written or recorded.
+        """
+        while self._written:
+            writes = [write for _, write in self._written[0] if write is not None]
+            # What waits to be written is held in memory.
+            many = sum(map(len, self._written)) > MOST_UNWRITTEN and len(self._written) > 1
+            if not (wait or many) and not all(write.done() for write in writes):
+                return
+            for write in writes:
+                write.result()
+            self._record([row for row, _ in self._written[0]])
+            self._written.popleft()
+
+    def stop(self) -> None:
+        """Finish the writes that have begun and record the results whose files lie there: they are not made again.
+
+        Those that could not be written, and those that were not begun, stay pending. What the job stops for matters
+        more than a manifest that cannot be written either.
+        """
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        rows = [
+            row
+            for finished in self._written
+            for row, write in finished
+            if write is None or not (write.cancelled() or write.exception())
+        ]
+        self._written.clear()
+        try:
+            self._record(rows)
+        except UserError as error:
+            logger.debug("%d results are written and not recorded: %s", len(rows), error)
+
+    def _done(self, planned: ItemRow, result: AnonymizedBatch, number: int) -> ItemRow:
+        assert planned.output is not None
+        return ItemRow(
+            input=planned.input,
+            face=planned.face,
+            state="done",
+            output=planned.output,
+            codes=codes_name(planned.output) if self._settings.save_codes else None,
+            neighbour_id=int(result.neighbour_id[number]),
+            neighbour_distance=float(result.neighbour_distance[number]),
+            identity_before=float(result.identity_before[number]),
+            identity_after=float(result.identity_after[number]),
+            attribute_before=float(result.attribute_before[number]),
+            attribute_after=float(result.attribute_after[number]),
+            steps=int(result.steps[number]),
+            seconds=float(result.seconds[number]),
+            preset=self._settings.resolved_preset.name,
+            bundle=self._bundle,
+            finished_at=now(),
+        )
+
+    def _write_files(self, row: ItemRow, result: AnonymizedBatch, number: int) -> None:
+        encoded = encode(result.images[number], self._settings.resolved_format, self._settings.resolved_quality)
+        if row.codes is not None:
+            stream = io.BytesIO()
+            np.save(stream, np.asarray(result.codes[number], np.float32))
+            write_result(self._settings.output / row.codes, stream.getvalue())
+        write_result(self._settings.output / str(row.output), encoded)
+
+    def _record(self, finished: Sequence[ItemRow]) -> None:
+        """Record results in one transaction."""
+        self._manifest.finish(finished, faces={row.input: len(self._inputs[row.input].rows) for row in finished})
+        for row in finished:
+            about = self._inputs[row.input]
+            about.rows[row.face] = row
+            about.spoiled |= row.state == "failed"
+            about.waiting -= 1
+            if not about.waiting:
+                self._observer.input_finished(row.input, about.spoiled)
+
+
+@contextmanager
+def recording(
+    settings: JobSettings, bundle: str, manifest: Manifest, observer: JobObserver, executor: ThreadPoolExecutor
+) -> Iterator[Recorder]:
+    """A recorder for the block; at its end everything is written and recorded, or what can be when the block raises."""
+    recorder = Recorder(settings, bundle, manifest, observer, executor)
+    try:
+        yield recorder
+        recorder.record_written(wait=True)
+    except BaseException:
+        recorder.stop()
+        raise
