@@ -10,7 +10,14 @@ from typing import Any, TypeVar
 import click
 
 from faceanon_engine.cli.console import LOG_LEVELS, set_log_level
-from faceanon_engine.engine.choices import ALIGNMENTS, BACKENDS, IMAGE_FORMATS, METRICS, OPTIMISE_PRECISIONS, PRECISIONS
+from faceanon_engine.engine.choices import (
+    ALIGNMENTS,
+    BACKENDS_OR_AUTO,
+    IMAGE_FORMATS,
+    METRICS,
+    OPTIMISE_PRECISIONS,
+    PRECISIONS,
+)
 from faceanon_engine.engine.job.config_file import read_config
 from faceanon_engine.engine.job.settings import JobSettings, job_settings
 from faceanon_engine.engine.method.preset import PRESETS
@@ -90,7 +97,7 @@ device = _setting("--device", "Where to run.", metavar="auto|cpu|cuda")
 backend = _setting(
     "--backend",
     "What runs the stages without gradients; auto takes the fastest this machine can run, built at first use.",
-    BACKENDS,
+    BACKENDS_OR_AUTO,
 )
 precision = _setting("--precision", "What those stages compute in.", PRECISIONS)
 align = _setting(

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 Backend = Literal["torch", "onnxruntime", "tensorrt", "tensorrt-rtx"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 BackendOrAuto = Literal["auto", "torch", "onnxruntime", "tensorrt", "tensorrt-rtx"]
+BACKENDS_OR_AUTO: tuple[BackendOrAuto, ...] = get_args(BackendOrAuto)
 
 Precision = Literal["fp32", "fp16", "bf16"]
 """What the stages without gradients compute in."""

@@ -61,6 +61,15 @@ def test_every_setting_of_a_job_has_an_option_with_its_default() -> None:
         assert value == field.default, field.name
 
 
+@pytest.mark.parametrize("name", ["anonymize", "extract", "invert", "pair"])
+def test_the_fastest_backend_can_be_asked_for(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    backend = next(parameter for parameter in command.params if parameter.name == "backend")
+    assert isinstance(backend.type, click.Choice)
+    assert list(backend.type.choices) == ["auto", "torch", "onnxruntime", "tensorrt", "tensorrt-rtx"]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full device stands in for a full disk")
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_results_that_cannot_be_written_are_one_line_and_exit_code_2(more: list[str]) -> None:
