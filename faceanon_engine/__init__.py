@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from faceanon_engine.engine.errors import UserError
 
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from faceanon_engine.engine.bench.bench import bench
     from faceanon_engine.engine.job.report import JobObserver, JobResult
     from faceanon_engine.engine.job.settings import JobOptions
+    from faceanon_engine.engine.models.importing import import_bundle
+    from faceanon_engine.export.build import build
 
 __version__ = "0.1.0"
 
-__all__ = ["UserError", "__version__", "anonymize"]
+__all__ = ["UserError", "__version__", "anonymize", "bench", "build", "import_bundle"]
+
+# Lazy, so that importing this package loads neither Torch nor the rooms that a smaller installation lacks.
+_LAZY = {
+    "bench": "faceanon_engine.engine.bench.bench",
+    "build": "faceanon_engine.export.build",
+    "import_bundle": "faceanon_engine.engine.models.importing",
+}
+
+if not TYPE_CHECKING:  # a type checker would take every name for one that is there
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def anonymize(
