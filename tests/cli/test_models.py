@@ -66,9 +66,9 @@ def test_fetch_says_what_to_place_where(tmp_path: Path) -> None:
 
 def test_doctor_names_what_works_and_why_not(tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "bundles" / "tiny")
-    found = json.loads(run(tmp_path, "doctor", "--json").stdout)
-    assert found["backends"]["torch cpu"]["works"]
-    assert found["backends"]["onnxruntime cpu"]["works"]
-    assert all(entry["works"] or entry["reason"] for entry in found["backends"].values())
-    assert {"name": "tiny", "works": True, "pixels": 32} in found["bundles"]
-    assert found["disk"]["free"] > 0
+    machine = json.loads(run(tmp_path, "doctor", "--json").stdout)
+    assert machine["backends"]["torch cpu"]["works"]
+    assert machine["backends"]["onnxruntime cpu"]["works"]
+    assert all(entry["works"] or entry["reason"] for entry in machine["backends"].values())
+    assert {"name": "tiny", "works": True, "pixels": 32} in machine["bundles"]
+    assert machine["disk"]["free"] > 0
