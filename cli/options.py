@@ -17,9 +17,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class AutoOr(click.ParamType):
-    """A whole number of at least 1, or the word auto, which is None."""
+    """A whole number of at least so much, or the word auto, which is None."""
 
     name = "auto|N"
+
+    def __init__(self, least: int) -> None:
+        self._least = least
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         if value is None or value == "auto":
@@ -27,9 +30,9 @@ class AutoOr(click.ParamType):
         try:
             number = int(value)
         except ValueError:
-            number = 0
-        if number < 1:
-            self.fail(f"{value!r} is neither auto nor a whole number of at least 1", param, ctx)
+            number = self._least - 1
+        if number < self._least:
+            self.fail(f"{value!r} is neither auto nor a whole number of at least {self._least}", param, ctx)
         return number
 
 
@@ -67,7 +70,7 @@ def _type_of(setting: Setting) -> click.ParamType | type:
     if setting.choices:
         return click.Choice(setting.choices)
     if setting.may_be_auto:
-        return AutoOr()
+        return AutoOr(setting.least or 0)
     # Ranges of other numbers are left to the settings' own check: click lets nan into every range.
     if setting.kind is int:
         return click.IntRange(setting.least, setting.most)

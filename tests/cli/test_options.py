@@ -17,7 +17,7 @@ from faceanon_engine.engine.job.settings import SETTINGS
 
 @dataclass(frozen=True)
 class Painting:
-    coats: int | None = setting(None, "Of paint.", least=1, chosen="auto")
+    coats: int | None = setting(None, "Of paint.", least=2, chosen="auto")
     frame_colour: Literal["red", "green"] = setting("red", "Of the frame.")
     gloss: int = setting(50, "In percent.", least=0, most=100, metavar="0..100")
     thickness: float = setting(0.5, "In millimetres.", above=0, most=2)
@@ -48,7 +48,8 @@ def test_a_field_becomes_an_option() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--coats", "0"), "neither auto nor a whole number of at least 1"),
+        (("--coats", "1"), "neither auto nor a whole number of at least 2"),
+        (("--coats", "many"), "neither auto nor a whole number of at least 2"),
         (("--frame-colour", "blue"), "'blue' is not one of"),
         (("--gloss", "101"), "101 is not in the range 0<=x<=100"),
         (("--thickness", "thin"), "'thin' is not a valid float"),
