@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from faceanon_engine.cli import options
 from faceanon_engine.cli.console import error_console, output_console, print_json
 from faceanon_engine.cli.numbers import NumberRange
-from faceanon_engine.cli.writable import refuse_unwritable
-from faceanon_engine.engine.bench.compare import compare_results, obstacles, read_result
-from faceanon_engine.engine.bench.plan import MODES
+from faceanon_engine.engine.bench.compare import accepted_obstacles, compare_results, obstacles, read_result
+from faceanon_engine.engine.bench.measure import Budget
+from faceanon_engine.engine.bench.plan import BATCHES, MODES, STEP_BATCHES, Mode
 from faceanon_engine.engine.choices import BACKENDS, PRECISIONS
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.method.preset import get_preset
 from faceanon_engine.engine.sessions.graphs import GRAPHS
-from faceanon_engine.engine.sessions.opening import why_not
+from faceanon_engine.engine.system.files import refuse_unwritable
 from faceanon_engine.engine.system.progress import Observer
 
-_BATCHES = (1, 2, 4, 8, 16, 32)
-_STEP_BATCHES = (1, 2, 4, 8)
+_USUAL = Budget()
 _LONGEST = 24 * 3600.0
 """Seconds that a case may be asked to be measured for."""
 
@@ -70,6 +66,10 @@ class Numbers(click.ParamType):
         return numbers
 
 
+def _listed(numbers: Iterable[int]) -> str:
+    return ",".join(map(str, numbers))
+
+
 @click.command()
 @click.argument("mode", type=click.Choice(MODES), default="all")
 @options.bundle
@@ -93,27 +93,41 @@ class Numbers(click.ParamType):
 @click.option(
     "--batch",
     type=Numbers(),
-    help="Batch sizes of the sweep.  [default: 1,2,4,8,16,32; of the optimisation 1,2,4,8]",
+    help=f"Batch sizes of the sweep.  [default: {_listed(BATCHES)}; of the optimisation {_listed(STEP_BATCHES)}]",
 )
 @options.preset
-@click.option("--seconds", type=NumberRange(0, _LONGEST), default=3.0, show_default=True, help="Least time for a case.")
 @click.option(
-    "--iterations", type=click.IntRange(min=1), default=10, show_default=True, help="Least number of runs of a case."
+    "--seconds",
+    type=NumberRange(0, _LONGEST),
+    default=_USUAL.min_seconds,
+    show_default=True,
+    help="Least time for a case.",
 )
 @click.option(
-    "--warmup", type=NumberRange(0, _LONGEST), default=0.2, show_default=True, help="Seconds of runs before, uncounted."
+    "--iterations",
+    type=click.IntRange(min=1),
+    default=_USUAL.min_iterations,
+    show_default=True,
+    help="Least number of runs of a case.",
+)
+@click.option(
+    "--warmup",
+    type=NumberRange(0, _LONGEST),
+    default=_USUAL.warmup_seconds,
+    show_default=True,
+    help="Seconds of runs before, uncounted.",
 )
 @click.option(
     "--max-seconds",
     type=NumberRange(0, _LONGEST),
-    default=60.0,
+    default=_USUAL.max_seconds,
     show_default=True,
     help="A case ends here, whatever --iterations asks for.",
 )
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
-    default=3,
+    default=_USUAL.rounds,
     show_default=True,
     help="Turns that each case takes, so that rivals are measured next to each other.",
 )
@@ -161,7 +175,7 @@ class Numbers(click.ParamType):
 @options.as_json
 @options.log_level
 def bench(
-    mode: str,
+    mode: Mode,
     bundle: str | None,
     output: Path | None,
     source: Path | None,
@@ -178,11 +192,14 @@ def bench(
     """
     if fail_above is not None and compare is None:
         raise click.UsageError("--fail-above needs --compare OLD.json")
-    # What can be wrong is found out before the long part.
+    # What can be wrong is told before the long part.
     if output is not None:
         _check_output(output)
     old = None if compare is None else _read(compare)
-    result = _read(source) if source is not None else _measure(mode, bundle, flags, old, compare_anyway)
+    if source is not None:
+        result = _read(source)
+    else:
+        result = _measure(mode, bundle, flags, against=None if compare_anyway else old)
     # Shown first: a disk that is full by now takes nothing of it.
     if as_json:
         print_json(result)
@@ -214,64 +231,42 @@ def _read(path: Path) -> dict[str, Any]:
     return result
 
 
-def _measure(
-    mode: str, name: str | None, flags: dict[str, Any], old: dict[str, Any] | None, anyway: bool
-) -> dict[str, Any]:
-    threads = flags["threads"]
-    if threads is not None:
-        _keep_to(threads)
-    from faceanon_engine.engine.bench.measure import Budget
-    from faceanon_engine.engine.bench.plan import Plan
-    from faceanon_engine.engine.bench.run import about_run, run_plan
-    from faceanon_engine.engine.bench.sessions import open_for_bench
-    from faceanon_engine.engine.models.bundle import Bundle
-    from faceanon_engine.engine.system.devices import resolve_for_torch
+def _measure(mode: Mode, bundle: str | None, flags: dict[str, Any], against: dict[str, Any] | None) -> dict[str, Any]:
+    from faceanon_engine.engine.bench.bench import bench as measure
     from faceanon_engine.export.prepare import telling
 
-    device = resolve_for_torch(flags["device"])
-    seconds, batches = flags["seconds"], flags["batch"]
-    plan = Plan(
-        mode=mode,
-        graphs=flags["networks"],
-        backends=flags["backend"] or tuple(name for name in BACKENDS if why_not(name, device) is None),
-        precisions=flags["precision"],
-        batches=batches or _BATCHES,
-        step_batches=batches or _STEP_BATCHES,
-        device=device,
-        preset=get_preset(flags["preset"]),
-        budget=Budget(
-            warmup_seconds=flags["warmup"],
-            min_seconds=seconds,
-            min_iterations=flags["iterations"],
-            max_seconds=max(flags["max_seconds"], seconds),
-            rounds=flags["rounds"],
-        ),
-        seed=flags["seed"],
-        memory=flags["memory"],
-    )
-    bundle = Bundle.open(name)
-    if old is not None:
-        _refuse(old, about_run(bundle, plan), anyway)
-    with _Progress() as progress:
-        opener = partial(open_for_bench, prepare=telling(progress.note))
-        return run_plan(bundle, plan, opener, command=sys.argv[1:], progress=progress.progress)
-
-
-def _refuse(old: dict[str, Any], new: dict[str, Any], anyway: bool) -> list[str]:
-    """How the two results' machines and networks differ; raises UserError where they do, unless `anyway`."""
-    differences = obstacles(old, new)
-    if differences and not anyway:
-        raise UserError(
-            f"the results are not of the same machine and networks ({'; '.join(differences)}): "
-            "measure again here, or add --compare-anyway"
+    seconds = flags["seconds"]
+    with _Progress() as observer:
+        return measure(
+            bundle,
+            mode=mode,
+            networks=flags["networks"],
+            backends=flags["backend"] or (),
+            precisions=flags["precision"],
+            batches=flags["batch"] or (),
+            device=flags["device"],
+            preset=flags["preset"],
+            budget=Budget(
+                warmup_seconds=flags["warmup"],
+                min_seconds=seconds,
+                min_iterations=flags["iterations"],
+                max_seconds=max(flags["max_seconds"], seconds),
+                rounds=flags["rounds"],
+            ),
+            seed=flags["seed"],
+            memory=flags["memory"],
+            threads=flags["threads"],
+            against=against,
+            prepare=telling(observer.note),
+            observer=observer,
+            command=sys.argv[1:],
         )
-    return differences
 
 
 def _compare(old: dict[str, Any], new: dict[str, Any], fail_above: float | None, anyway: bool, as_json: bool) -> int:
     from faceanon_engine.cli.bench_view import view_comparison
 
-    differences = _refuse(old, new, anyway)
+    differences = accepted_obstacles(old, new, anyway=anyway)
     comparison = compare_results(old, new)
     if not comparison.changes:
         raise UserError("the two results have no case in common: measure the same networks, backends and batch sizes")
@@ -280,19 +275,6 @@ def _compare(old: dict[str, Any], new: dict[str, Any], fail_above: float | None,
     console.print()
     console.print(view_comparison(comparison, share, differences), markup=False)
     return 1 if share is not None and comparison.regressions(share) else 0
-
-
-def _keep_to(count: int) -> None:
-    """Let this process use so many of its processors; every backend then has a thread for each."""
-    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if not usable:
-        raise UserError("--threads cannot be held on this system: leave it out")
-    if count > len(usable):
-        raise UserError(f"--threads {count}: this process may use {len(usable)} processors; ask for fewer")
-    os.sched_setaffinity(0, usable[:count])
-    import torch
-
-    torch.set_num_threads(count)
 
 
 def _check_output(path: Path) -> None:

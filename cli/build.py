@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +13,13 @@ import click
 from faceanon_engine.cli import options
 from faceanon_engine.cli.console import add_row, error_console, output_console, print_json, say
 from faceanon_engine.cli.numbers import NumberRange
-from faceanon_engine.cli.writable import refuse_unwritable
+from faceanon_engine.engine.choices import IMAGE_INPUTS
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.system.files import refuse_unwritable
 from faceanon_engine.export.build import BuildObserver
 
 if TYPE_CHECKING:
-    from faceanon_engine.export.build import Built, Item, Request
-
+    from faceanon_engine.export.build import Build, Built, Item
 
 _LARGEST_BATCH = 2**16
 _LARGEST_WORKSPACE = 2**20
@@ -73,9 +75,7 @@ def _gibibytes(_context: click.Context, _parameter: click.Parameter, value: floa
     metavar="sm_89,...",
     help="GPUs to build for ahead of time; + joins those that share an engine.  [default: one for all from sm_80]",
 )
-@click.option(
-    "--image-input", type=click.Choice(["float", "uint8"]), default="float", show_default=True, help="Images."
-)
+@click.option("--image-input", type=click.Choice(IMAGE_INPUTS), default="float", show_default=True, help="Images.")
 @click.option("--version-compatible", is_flag=True, help="Later versions of TensorRT run the engine (not for RTX).")
 @click.option("--hardware-compatible", is_flag=True, help="Later GPUs run the engine, at some cost in speed.")
 @click.option("--refittable", is_flag=True, help="The engine's weights can be replaced; needs a GPU to build.")
@@ -140,12 +140,12 @@ def build(
     if inspect is not None:
         _show(inspect, as_json)
         return
-    from faceanon_engine.engine.models.bundle import Bundle
-    from faceanon_engine.engine.sessions.cache import EngineCache
     from faceanon_engine.engine.sessions.engine_key import EngineOptions
     from faceanon_engine.export import build as building
 
-    request = building.Request(
+    make = partial(
+        building.build,
+        bundle,
         networks=networks,
         backends=backends,
         precisions=precisions,  # type: ignore[arg-type]
@@ -156,38 +156,39 @@ def build(
             version_compatible, hardware_compatible, refittable, strip_weights, optimization_level, workspace
         ),
         force=force,
+        output=output,
     )
-    items = building.plan(request)
-    opened = Bundle.open(bundle)
-    cache = EngineCache(output)
     if dry_run:
-        _print_plan(items, opened.name, cache.root, as_json)
+        _print_plan(make(dry_run=True), as_json)
         return
     refuse_unwritable(report, "--report")
     with _Progress() as progress:
-        built = building.run(opened, request, items, cache, progress)
-    failed = [each for each in built if each.error is not None]
-    code = 1 if failed else 0
+        done = make(observer=progress)
     # Shown first: a disk that is full by now takes nothing of it.
     if as_json:
-        print_json({"report": str(report), "built": [asdict(each) for each in built], "exit_code": code})
+        built = [asdict(each) for each in done.built]
+        print_json({"report": str(report), "built": built, "exit_code": done.exit_code})
     else:
-        _print_table(built)
-        for each in failed:
+        _print_table(done.built)
+        for each in done.failed:
             say(output_console(), f"failed: {each.error}")
-        say(output_console(), f"{len(built) - len(failed)} built, {len(failed)} failed; report: {report}")
-    _write_report(report, opened, request, built)
-    context.exit(code)
+        counts = f"{len(done.built) - len(done.failed)} built, {len(done.failed)} failed"
+        say(output_console(), f"{counts}; report: {report}")
+    building.write_report(report, done)
+    context.exit(done.exit_code)
 
 
-def _print_plan(items: list[Item], name: str, root: Path, as_json: bool) -> None:
+def _print_plan(planned: Build, as_json: bool) -> None:
     if as_json:
-        print_json({"would_build": [asdict(item) for item in items], "into": str(root)})
+        print_json({"would_build": [asdict(item) for item in planned.items], "into": str(planned.folder)})
         return
     console = output_console()
-    for item in items:
+    for item in planned.items:
         say(console, f"would build: {item.title}")
-    say(console, f"{len(items)} to build of bundle {name} into {root}; nothing was built")
+    say(
+        console,
+        f"{len(planned.items)} to build of bundle {planned.bundle.name} into {planned.folder}; nothing was built",
+    )
 
 
 def _profile(text: str) -> Any:
@@ -200,15 +201,6 @@ def _profile(text: str) -> Any:
     if max(sizes) > _LARGEST_BATCH:
         raise UserError(f"batch {text!r}: at most {_LARGEST_BATCH} images at once")
     return Profile(*(sizes * 3 if len(sizes) == 1 else sizes))
-
-
-def _write_report(path: Path, bundle: Any, request: Request, built: list[Built]) -> None:
-    from faceanon_engine.engine.doctor import examine
-    from faceanon_engine.export.build import write_report
-
-    found = examine()
-    machine = {key: found[key] for key in ("faceanon_engine", "python", "system", "cpu", "packages", "driver", "gpus")}
-    write_report(path, bundle, request, built, machine)
 
 
 class _Progress(BuildObserver):
@@ -249,7 +241,7 @@ class _Progress(BuildObserver):
             say(self._console, f"{item.title}: {state}")
 
 
-def _print_table(built: list[Built]) -> None:
+def _print_table(built: Sequence[Built]) -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)

@@ -24,6 +24,7 @@ from rich.text import Text
 
 from faceanon_engine.engine.job.report import JobObserver
 from faceanon_engine.engine.system.printable import printable
+from faceanon_engine.engine.system.progress import Observer
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -62,6 +63,16 @@ def set_log_level(level: str) -> None:
     root = logging.getLogger("faceanon_engine")
     root.handlers = [handler]
     root.setLevel(level.upper())
+
+
+class NoteObserver(Observer):
+    """Says what the person may want to know, a line each, and shows no progress."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def note(self, message: str) -> None:
+        say(self._console, message)
 
 
 class RateColumn(ProgressColumn):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -18,13 +19,10 @@ from rich.progress import (
 from rich.table import Table
 
 from faceanon_engine.cli import options
-from faceanon_engine.cli.console import add_row, error_console, output_console, print_json, say
-from faceanon_engine.engine.choices import ROLES
+from faceanon_engine.cli.console import NoteObserver, add_row, error_console, output_console, print_json, say
+from faceanon_engine.engine.choices import ROLES, STORED_DTYPES, StoredDtype
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.models.write import write_bundle
-
-if TYPE_CHECKING:
-    from faceanon_engine.engine.models.write import NetworkToWrite
+from faceanon_engine.engine.system.progress import Observer
 
 
 @click.group()
@@ -42,9 +40,7 @@ def models() -> None:
     metavar="ROLE=FILE",
     help=f"Take this network from that one of FILES, where several hold it ({', '.join(ROLES)}).",
 )
-@click.option(
-    "--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True, help="Stored as."
-)
+@click.option("--dtype", type=click.Choice(STORED_DTYPES), default="float32", show_default=True, help="Stored as.")
 @click.option("--licence-note", default="", help="Terms of the files, kept in the bundle.")
 @click.option("--url", "urls", multiple=True, metavar="FILE=URL", help="Where that file is from, kept in the bundle.")
 @click.option("--force", is_flag=True, help="Replace a bundle of that name.")
@@ -54,7 +50,7 @@ def import_(
     files: tuple[Path, ...],
     name: str,
     roles: tuple[str, ...],
-    dtype: str,
+    dtype: StoredDtype,
     licence_note: str,
     urls: tuple[str, ...],
     force: bool,
@@ -64,45 +60,18 @@ def import_(
 
     e4e's file holds an inverter and a generator; a generator of its own file goes before that one.
     """
-    from faceanon_engine.engine.models.bundle import DEMO, MANIFEST
-    from faceanon_engine.engine.models.checkpoints.reading import read_checkpoint
-    from faceanon_engine.engine.models.official import OFFICIAL
-    from faceanon_engine.engine.models.write import NetworkToWrite
-    from faceanon_engine.engine.system.digests import sha256_of
-    from faceanon_engine.engine.system.home import home
+    from faceanon_engine.engine.models.importing import import_bundle
 
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name == DEMO:
-        raise UserError(f"{name!r} cannot name a bundle: use letters, digits, '-', '.' and '_', and not {DEMO!r}")
-    target = home().bundles / name
-    if (target / MANIFEST).exists() and not force:
-        raise UserError(f"bundle {name!r} exists in {target}: choose another name, or replace it with --force")
-    chosen = _assigned("--role", roles, files, of_file=False)
-    unknown = [role for role in chosen if role not in ROLES]
-    if unknown:
-        raise UserError(f"--role {unknown[0]}: a bundle holds {', '.join(ROLES)}")
-    origins = _assigned("--url", urls, files, of_file=True)
-    official = {file.name: file for file in OFFICIAL}
-    found: dict[str, list[tuple[Path, NetworkToWrite]]] = {}
-    for file in files:
-        say(error_console(), f"reading {file}")
-        networks = read_checkpoint(file)
-        checksum = sha256_of(file)
-        published = official.get(file.name)
-        for network in networks:
-            source = {
-                "format": network.source_format,
-                "file": file.name,
-                "sha256": checksum,
-                "url": origins.get(str(file)) or (published.addresses[0].url if published else ""),
-                "licence": licence_note or (published.licence if published else "not stated"),
-            }
-            entry = file, NetworkToWrite(network.role, network.config, network.state_dict, source)
-            found.setdefault(network.role, []).append(entry)
-    networks_to_write = [_choose(role, offers, chosen.get(role)) for role, offers in found.items()]
-    for role, file_name in chosen.items():
-        if role not in found:
-            raise UserError(f"--role {role}={file_name}: none of the files holds a {role}")
-    bundle = write_bundle(target, name, networks_to_write, dtype=dtype)
+    bundle = import_bundle(
+        files,
+        name,
+        roles=_pairs("--role", roles, "ROLE=FILE"),
+        urls=_pairs("--url", urls, "FILE=URL"),
+        dtype=dtype,
+        licence_note=licence_note,
+        force=force,
+        observer=NoteObserver(error_console()),
+    )
     if as_json:
         print_json(
             {"name": bundle.name, "path": str(bundle.path), "digest": bundle.digest, "networks": bundle.networks}
@@ -114,36 +83,15 @@ def import_(
     say(output_console(), f"bundle {name}: {bundle.path} ({bundle.digest[:12]})")
 
 
-def _assigned(option: str, values: tuple[str, ...], files: tuple[Path, ...], *, of_file: bool) -> dict[str, str]:
-    """Left to right side of each A=B; one of the sides, the left when `of_file`, has to be one of the files."""
-    given = {str(file): str(file) for file in files} | {file.name: str(file) for file in files}
+def _pairs(option: str, values: tuple[str, ...], form: str) -> dict[str, str]:
+    """Left to right side of each A=B; raises UserError for what is none."""
     pairs: dict[str, str] = {}
     for value in values:
         left, equals, right = value.partition("=")
-        file = left if of_file else right
         if not equals or not left or not right:
-            raise UserError(f"{option} {value!r}: write {'FILE=URL' if of_file else 'ROLE=FILE'}")
-        if file not in given:
-            raise UserError(f"{option} {value!r}: {file} is not among the files to import")
-        if of_file:
-            pairs[given[left]] = right
-        else:
-            pairs[left] = given[right]
+            raise UserError(f"{option} {value!r}: write {form}")
+        pairs[left] = right
     return pairs
-
-
-def _choose(role: str, offers: list[tuple[Path, NetworkToWrite]], file: str | None) -> NetworkToWrite:
-    """The network meant: of the file named, otherwise the only one, not counting the generator inside e4e's file."""
-    if file is not None:
-        offers = [offer for offer in offers if str(offer[0]) == file]
-        if not offers:
-            raise UserError(f"--role {role}={file}: that file holds no {role}")
-    elif role == "generator" and any(network.source["format"] != "e4e" for _, network in offers):
-        offers = [offer for offer in offers if offer[1].source["format"] != "e4e"]
-    if len(offers) > 1:
-        names = " and ".join(str(path) for path, _ in offers)
-        raise UserError(f"{names} both hold the {role}: leave one of them out, or choose with --role {role}=FILE")
-    return offers[0][1]
 
 
 @models.command("list")
@@ -220,50 +168,58 @@ def fetch(names: tuple[str, ...], folder: Path, as_json: bool) -> int:
 
     Goes on with what an interrupted download left. Says which files have to be placed by hand, and exits with 2 then.
     """
-    from faceanon_engine.engine.models.download import fetch_official
-    from faceanon_engine.engine.models.official import OFFICIAL
+    from faceanon_engine.engine.models.download import obtain
+    from faceanon_engine.engine.models.official import official_files
 
-    known = {file.name: file for file in OFFICIAL}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise UserError(f"unknown file {unknown[0]!r}: known are {', '.join(known)}")
     messages = error_console()
     rows: list[dict[str, str]] = []
     missing = 0
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    for name in names or tuple(file.name for file in OFFICIAL if not file.optional):
-        file, target = known[name], folder / name
-        row = {"file": name, "holds": file.holds, "path": str(target), "licence": file.licence}
-        said = ""
-        if target.is_file():
-            row["state"] = "there"
-            said = f"is there already, {target}"
+    for file in official_files(names):
+        with _DownloadObserver(messages, file.name) as observer:
+            obtained = obtain(file, folder, progress=observer.progress)
+        row = {"file": file.name, "holds": file.holds, "path": str(obtained.path), "licence": file.licence}
+        if obtained.fetched is not None:
+            said = f"fetched to {obtained.path}, sha256 {obtained.fetched.sha256}"
+            row |= {"state": "fetched", "sha256": obtained.fetched.sha256, "url": obtained.fetched.url}
+        elif obtained.problem is not None:
+            missing += 1
+            said = f"missing: {obtained.problem}; or get it from {file.page} and place it at {obtained.path}"
+            row |= {"state": "missing", "page": file.page, "problem": said}
         else:
-            try:
-                with Progress(*columns, console=messages, disable=not messages.is_terminal) as progress:
-                    task = progress.add_task(name, total=None)
-
-                    def report(
-                        done: float, total: float | None, what: str = "", bar: Any = progress, number: Any = task
-                    ) -> None:
-                        bar.update(number, completed=done, total=total)
-
-                    fetched = fetch_official(file, folder, progress=report)
-                row |= {"state": "fetched", "sha256": fetched.sha256, "url": fetched.url}
-                said = f"fetched to {target}, sha256 {fetched.sha256}"
-            except UserError as error:
-                missing += 1
-                said = f"missing: {error}; or get it from {file.page} and place it at {target}"
-                row |= {"state": "missing", "page": file.page, "problem": said}
+            said = f"is there already, {obtained.path}"
+            row["state"] = "there"
         rows.append(row)
         if not as_json:
-            say(output_console(), f"{name} ({file.holds}): {said}")
+            say(output_console(), f"{file.name} ({file.holds}): {said}")
     if as_json:
         print_json({"files": rows})
     return 2 if missing else 0
+
+
+class _DownloadObserver(Observer):
+    """A bar for one file on a terminal, from the beginning of its download on."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self._name = name
+        self._task: TaskID | None = None
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> _DownloadObserver:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def progress(self, done: float, total: float | None, what: str = "") -> None:
+        if self._task is None:
+            self._task = self._bar.add_task(self._name, total=total)
+        self._bar.update(self._task, completed=done, total=total)

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from faceanon_engine.cli.console import LOG_LEVELS, set_log_level
-from faceanon_engine.engine.choices import ALIGNMENTS, BACKENDS, IMAGE_FORMATS, METRICS, OPTIMISE_PRECISIONS, PRECISIONS
 from faceanon_engine.engine.job.config_file import read_config
-from faceanon_engine.engine.job.settings import JobSettings, job_settings
-from faceanon_engine.engine.method.preset import PRESETS
+from faceanon_engine.engine.job.setting import Setting
+from faceanon_engine.engine.job.settings import SETTINGS, JobSettings, job_settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class AutoOr(click.ParamType):
-    """A whole number of at least 1, or the word auto, which is None."""
+    """A whole number of at least so much, or the word auto, which is None."""
 
     name = "auto|N"
+
+    def __init__(self, least: int) -> None:
+        self._least = least
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         if value is None or value == "auto":
@@ -29,9 +30,9 @@ class AutoOr(click.ParamType):
         try:
             number = int(value)
         except ValueError:
-            number = 0
-        if number < 1:
-            self.fail(f"{value!r} is neither auto nor a whole number of at least 1", param, ctx)
+            number = self._least - 1
+        if number < self._least:
+            self.fail(f"{value!r} is neither auto nor a whole number of at least {self._least}", param, ctx)
         return number
 
 
@@ -51,117 +52,58 @@ log_level = click.option(
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; everything else on stderr.")
 
-_DEFAULTS = {field.name: field.default for field in fields(JobSettings)}
 
-
-def _setting(
-    flag: str,
-    help: str,
-    kind: click.ParamType | tuple[str, ...] | None = None,
-    *,
-    chosen: str | None = None,
-    metavar: str | None = None,
-) -> Callable[[Command], Command]:
-    """The option of a setting, with the default that `JobSettings` gives it.
-
-    A tuple lists what it may be. Where the default is None, `chosen` says what is taken then.
-    """
+def setting_option(setting: Setting) -> Callable[[Command], Command]:
+    """The option of a setting: all of it follows from the setting's field."""
+    flag = f"--{setting.spelled}"
     return click.option(
-        flag,
-        type=click.Choice(kind) if isinstance(kind, tuple) else kind,
-        default=_DEFAULTS[flag.removeprefix("--").partition("/")[0].replace("-", "_")],
-        show_default=chosen is None,
-        metavar=metavar,
-        help=help if chosen is None else f"{help}  [default: {chosen}]",
+        f"{flag}/--no-{setting.spelled}" if setting.kind is bool else flag,
+        type=_type_of(setting),
+        default=setting.default,
+        show_default=setting.chosen is None,
+        metavar=setting.metavar,
+        help=setting.help if setting.chosen is None else f"{setting.help}  [default: {setting.chosen}]",
     )
 
 
-bundle = _setting(
-    "--bundle", "The networks.", chosen="the only one installed, the demo's where none is", metavar="NAME|PATH"
-)
-preset = _setting(
-    "--preset",
-    "What the paper means, what the released code does, or the paper's with early stopping.",
-    tuple(sorted(PRESETS)),
-)
-batch_size = _setting("--batch-size", "Faces that are processed together.", AutoOr(), chosen="auto")
-limit = _setting("--limit", "Only the first N inputs.", click.IntRange(min=1), chosen="all", metavar="N")
-device = _setting("--device", "Where to run.", metavar="auto|cpu|cuda")
-backend = _setting(
-    "--backend",
-    "What runs the stages without gradients; auto takes the fastest this machine can run, built at first use.",
-    BACKENDS,
-)
-precision = _setting("--precision", "What those stages compute in.", PRECISIONS)
-align = _setting(
-    "--align", "auto finds and aligns the faces of photos; never takes inputs as aligned crops.", ALIGNMENTS
-)
-metric = _setting("--metric", "Distance of the pairing.", METRICS)
-pool_size = _setting(
-    "--pool-size",
-    "Faces in the pool that originals are paired with; auto takes the largest there is, or makes one of at least two "
-    "an original.",
-    AutoOr(),
-    chosen="auto",
-)
-truncation = _setting("--truncation", "Psi of the pool, above 0, at most 1.")
-seed = _setting("--seed", "Seed of the pool.", click.IntRange(min=0), metavar="N")
+def _type_of(setting: Setting) -> click.ParamType | type:
+    if setting.choices:
+        return click.Choice(setting.choices)
+    if setting.may_be_auto:
+        return AutoOr(setting.least or 0)
+    # Ranges of other numbers are left to the settings' own check: click lets nan into every range.
+    if setting.kind is int:
+        return click.IntRange(setting.least, setting.most)
+    return setting.kind
 
-_JOB_OPTIONS = (
-    bundle,
-    preset,
-    _setting("--margin", "Identity cosine that may remain, 0 to 1."),
-    _setting("--steps", "Optimisation steps.", click.IntRange(min=0), chosen="the preset's, 50", metavar="N"),
-    batch_size,
-    limit,
-    device,
-    backend,
-    precision,
-    _setting(
-        "--devices",
-        "Several devices, such as cuda:0,cuda:1: one process each.",
-        chosen="one, --device",
-        metavar="NAME,NAME,...|all",
-    ),
-    _setting(
-        "--optimise-precision", "What the optimisation computes in; tf32 needs an NVIDIA GPU.", OPTIMISE_PRECISIONS
-    ),
-    _setting(
-        "--proxy-resolution",
-        "Optimise through the generator's picture at that side, finish at full resolution.",
-        click.IntRange(min=8),
-        chosen="off",
-        metavar="PIXELS",
-    ),
-    align,
-    _setting("--format", "Of the results.", IMAGE_FORMATS, chosen="the preset's, png for falco"),
-    _setting(
-        "--quality", "Of jpeg and webp.", click.IntRange(1, 100), chosen="the preset's, 95 for falco", metavar="1..100"
-    ),
-    _setting("--save-codes/--no-save-codes", "Write each result's w+ code beside it, as .w_plus.npy."),
-    metric,
-    pool_size,
-    truncation,
-    seed,
-    _setting(
-        "--contact-sheet",
-        "Show the first N results beside their ORIGINALS in OUTPUT/contact-sheet.png; 0 makes none.",
-        click.IntRange(min=0),
-        metavar="N",
-    ),
-    click.option(
-        "--config",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="YAML or TOML file with any of these settings; flags come before it.",
-    ),
+
+# Those that other commands take, too.
+bundle = setting_option(SETTINGS["bundle"])
+preset = setting_option(SETTINGS["preset"])
+batch_size = setting_option(SETTINGS["batch_size"])
+limit = setting_option(SETTINGS["limit"])
+device = setting_option(SETTINGS["device"])
+backend = setting_option(SETTINGS["backend"])
+precision = setting_option(SETTINGS["precision"])
+align = setting_option(SETTINGS["align"])
+metric = setting_option(SETTINGS["metric"])
+pool_size = setting_option(SETTINGS["pool_size"])
+truncation = setting_option(SETTINGS["truncation"])
+seed = setting_option(SETTINGS["seed"])
+
+_config = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="YAML or TOML file with any of these settings; flags come before it.",
 )
 
 
 def job_options(command: Command) -> Command:
-    """All settings of a job."""
-    for option in reversed(_JOB_OPTIONS):
-        command = option(command)
+    """All settings of a job, in the order of their fields, and the file that may hold them."""
+    command = _config(command)
+    for setting in reversed(SETTINGS.values()):
+        command = setting_option(setting)(command)
     return command
 
 

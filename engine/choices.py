@@ -16,14 +16,14 @@ OptimisePrecision = Literal["fp32", "tf32", "fp16", "bf16"]
 """What the optimisation computes in."""
 OPTIMISE_PRECISIONS: tuple[OptimisePrecision, ...] = get_args(OptimisePrecision)
 
+PresetName = Literal["falco", "falco-released", "fast"]
+"""The method's named settings, which `method/preset.py` holds."""
+
 Metric = Literal["euclidean", "cosine"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
 
 Alignment = Literal["auto", "never"]
-ALIGNMENTS: tuple[Alignment, ...] = get_args(Alignment)
 
 ImageFormat = Literal["png", "jpeg", "webp"]
-IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 
 ImageInput = Literal["float", "uint8"]
 """What a graph that takes pictures is given: float32 [N, 3, R, R] in [-1, 1], or uint8 [N, R, R, 3]."""

@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 REPORT_FORMAT = 1
 ENGINE_BACKENDS = ("tensorrt", "tensorrt-rtx")
+_REPORTED_OF_MACHINE = ("faceanon_engine", "python", "system", "cpu", "packages", "driver", "gpus")
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,28 @@ class Built:
     """Why it could not be built."""
 
 
+@dataclass(frozen=True)
+class Build:
+    """A build as a whole: what was asked of which bundle, the folder it goes into, and what became of it."""
+
+    bundle: Bundle
+    request: Request
+    folder: Path
+    items: tuple[Item, ...]
+    built: tuple[Built, ...] = ()
+    """What became of each item; empty where nothing was to be built yet."""
+
+    @property
+    def failed(self) -> tuple[Built, ...]:
+        """What could not be built."""
+        return tuple(each for each in self.built if each.error is not None)
+
+    @property
+    def exit_code(self) -> int:
+        """0 when everything was built, 1 when something could not be."""
+        return 1 if self.failed else 0
+
+
 class BuildObserver(Observer):
     """What building is watched by; the progress it is told is the share of the item that began last, of 1."""
 
@@ -114,6 +137,47 @@ class BuildObserver(Observer):
 
     def end(self, item: Item, built: Built) -> None:
         """An item is done, or could not be."""
+
+
+def build(
+    bundle: str | Path | None = None,
+    *,
+    networks: Sequence[str] = (),
+    backends: Sequence[str] = (),
+    precisions: Sequence[Precision] = ("fp32",),
+    profile: Profile | None = None,
+    targets: Sequence[str] = (),
+    image_input: ImageInput = "float",
+    options: EngineOptions | None = None,
+    force: bool = False,
+    output: Path | None = None,
+    dry_run: bool = False,
+    observer: BuildObserver | None = None,
+) -> Build:
+    """Export the networks of a bundle to verified graphs and build engines of them; what is there and right is kept.
+
+    Most arguments are those of `Request`. profile: batch sizes an engine serves. force: build again what is there.
+    output: a folder in place of the user's cache. dry_run: name the items and build nothing. One that cannot be built
+    has its error in the answer, and the others are built all the same.
+
+    Raises UserError for unknown names, for a backend asked for that cannot be built for here, for a target that the
+    backend does not have, and for a bundle that is not there.
+    """
+    request = Request(
+        networks=networks,
+        backends=backends,
+        precisions=precisions,
+        profile=profile or Profile(),
+        targets=targets,
+        image_input=image_input,
+        options=options or EngineOptions(),
+        force=force,
+    )
+    items = plan(request)
+    opened = Bundle.open(bundle)
+    cache = EngineCache(output)
+    built = [] if dry_run else run(opened, request, items, cache, observer)
+    return Build(opened, request, cache.root, tuple(items), tuple(built))
 
 
 def plan(request: Request) -> list[Item]:
@@ -147,8 +211,8 @@ def plan(request: Request) -> list[Item]:
         Item(graph, precision, backend, place)
         for graph in graphs
         for precision in request.precisions
-        for backend, found in places.items()
-        for place in found
+        for backend, of_backend in places.items()
+        for place in of_backend
     ]
 
 
@@ -180,7 +244,7 @@ def run(
     """Build the items; one that cannot be built has its error, and the others are built all the same."""
     observer = observer or BuildObserver()
     exporter = _Exporter(bundle, request, cache)
-    found: list[Built] = []
+    all_built: list[Built] = []
     for item in items:
         observer.begin(item)
         started = time.monotonic()
@@ -190,9 +254,9 @@ def run(
             logger.debug("%s cannot be built", item.title, exc_info=True)
             seconds = time.monotonic() - started
             built = Built(**_names(item), path=None, bytes=None, seconds=seconds, reused=False, error=_told(error))
-        found.append(built)
+        all_built.append(built)
         observer.end(item, built)
-    return found
+    return all_built
 
 
 def _told(error: Exception) -> str:
@@ -321,17 +385,17 @@ def _try(bundle: Bundle, item: Item, request: Request, artifact: Artifact, entry
         ) as session:
             usual = request.profile.opt
             inputs = _inputs(session, _fitting(session, usual) if device == "cpu" else usual)
-            found: dict[str, Any] = {
+            figures: dict[str, Any] = {
                 "throughput": _throughput(session, inputs),
                 "throughput_batch": len(inputs),
             }
             if device != "cpu":
-                found |= _errors(bundle, item, session, inputs[:4], request.image_input)
+                figures |= _errors(bundle, item, session, inputs[:4], request.image_input)
     except Exception as error:
         # What was built is there and is said to be, whatever its trial stumbles over.
         logger.debug("%s cannot be run", item.title, exc_info=True)
         return {"not_run": _told(error)}
-    return found
+    return figures
 
 
 def _fitting(session: Session, count: int) -> int:
@@ -373,14 +437,17 @@ def _errors(bundle: Bundle, item: Item, session: Session, inputs: Any, image_inp
     }
 
 
-def write_report(path: Path, bundle: Bundle, request: Request, built: Sequence[Built], machine: dict[str, Any]) -> None:
-    """Write what was built as JSON, whole or not at all; raises UserError when it cannot be written."""
+def write_report(path: Path, build: Build) -> None:
+    """Write what was built, and on what machine, as JSON, atomically; raises UserError when it cannot be written."""
+    from faceanon_engine.engine.doctor import examine
+
+    machine = examine()
     content = {
         "format": REPORT_FORMAT,
-        "bundle": {"name": bundle.name, "digest": bundle.digest, "path": str(bundle.path)},
-        "request": asdict(request),
-        "machine": machine,
-        "built": [asdict(each) for each in built],
+        "bundle": {"name": build.bundle.name, "digest": build.bundle.digest, "path": str(build.bundle.path)},
+        "request": asdict(build.request),
+        "machine": {name: machine[name] for name in _REPORTED_OF_MACHINE},
+        "built": [asdict(each) for each in build.built],
     }
     try:
         write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -80,12 +80,23 @@ def _no_number(name: str) -> float:
 def obstacles(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Why the two should not be compared, a line each: another machine, other networks, another preset."""
     before, after = fingerprint(old["machine"]), fingerprint(new["machine"])
-    found = [f"{name}: {before[name]} then, {after[name]} now" for name in before if before[name] != after[name]]
+    differences = [f"{name}: {before[name]} then, {after[name]} now" for name in before if before[name] != after[name]]
     if old["device"] != new["device"]:
-        found.append(f"device: {old['device']} then, {new['device']} now")
+        differences.append(f"device: {old['device']} then, {new['device']} now")
     if old["bundle"]["digest"] != new["bundle"]["digest"]:
-        found.append(f"bundle: {old['bundle']['name']} then, {new['bundle']['name']} now, with other networks")
-    return found
+        differences.append(f"bundle: {old['bundle']['name']} then, {new['bundle']['name']} now, with other networks")
+    return differences
+
+
+def accepted_obstacles(old: dict[str, Any], new: dict[str, Any], *, anyway: bool = False) -> list[str]:
+    """The obstacles, where they are to be passed over; raises UserError with them where they are not."""
+    differences = obstacles(old, new)
+    if differences and not anyway:
+        raise UserError(
+            f"the results are not of the same machine and networks ({'; '.join(differences)}): "
+            "measure again here, or add --compare-anyway"
+        )
+    return differences
 
 
 def compare_results(old: dict[str, Any], new: dict[str, Any]) -> Comparison:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from faceanon_engine.engine.bench.measure import Budget
 from faceanon_engine.engine.choices import Precision
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 SCHEMA = "faceanon-engine/bench"
 SCHEMA_VERSION = 1
-MODES = ("latency", "throughput", "optimise", "all")
+Mode = Literal["latency", "throughput", "optimise", "all"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+BATCHES = (1, 2, 4, 8, 16, 32)
+STEP_BATCHES = (1, 2, 4, 8)
+"""Of the optimisation's step, which takes more memory an image."""
 BASELINE = "torch"
 
 
@@ -54,7 +58,7 @@ class Case:
 class Plan:
     """What is measured. `batches` are those of the sweep; latency cases are measured at batch 1."""
 
-    mode: str
+    mode: Mode
     graphs: tuple[str, ...]
     backends: tuple[str, ...]
     precisions: tuple[Precision, ...]

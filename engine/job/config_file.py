@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.job.settings import TYPES, converted, suggestion
+from faceanon_engine.engine.job.settings import setting_named
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -48,13 +48,11 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"configuration file {path} holds no settings: write one 'name: value' a line")
     settings: dict[str, Any] = {}
     for key, value in content.items():
-        name = str(key).replace("-", "_")
-        if name not in TYPES:
-            raise UserError(f"configuration file {path}: unknown setting {key!r}{suggestion(name)}")
-        if name in settings:
-            raise UserError(f"configuration file {path}: setting {key!r} is given twice")
         try:
-            settings[name] = converted(name, value)
+            setting = setting_named(key)
+            if setting.name in settings:
+                raise UserError(f"setting {key!r} is given twice")
+            settings[setting.name] = setting.converted(value)
         except UserError as error:
             raise UserError(f"configuration file {path}: {error}") from None
     return settings

@@ -99,19 +99,19 @@ class Bundle:
 
     @staticmethod
     def _find(name_or_path: str | os.PathLike[str] | None) -> Path:
-        found = installed()
+        by_name = installed()
         if name_or_path is None:
-            if len(found) > 1:
-                raise UserError(f"several bundles are installed ({', '.join(found)}): choose one with --bundle")
-            return next(iter(found.values()), demo_path())
+            if len(by_name) > 1:
+                raise UserError(f"several bundles are installed ({', '.join(by_name)}): choose one with --bundle")
+            return next(iter(by_name.values()), demo_path())
         name = os.fspath(name_or_path)
-        if name in found:
-            return found[name]
+        if name in by_name:
+            return by_name[name]
         if name == DEMO:
             return demo_path()
         if (Path(name) / MANIFEST).is_file():
             return Path(name)
-        known = ", ".join([*found, DEMO])
+        known = ", ".join([*by_name, DEMO])
         raise UserError(f"no bundle {name!r}: known are {known}; a directory with a bundle.json will do as well")
 
     @property
@@ -147,12 +147,12 @@ class Bundle:
         files += [(self._inside(entry["file"]), entry["sha256"]) for entry in self._extra_files().values()]
         for file, expected in files:
             try:
-                found = sha256_of(file)
+                checksum = sha256_of(file)
             except OSError as error:
                 problems.append(f"{file}: cannot be read ({error.strerror})")
                 continue
-            if found != expected:
-                problems.append(f"{file}: sha256 is {found}, bundle.json says {expected}")
+            if checksum != expected:
+                problems.append(f"{file}: sha256 is {checksum}, bundle.json says {expected}")
         return problems
 
     def load(self, role: str, device: str | torch.device = "cpu", *, verify: bool = True) -> Any:

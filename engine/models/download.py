@@ -1,4 +1,4 @@
-"""Downloads the official checkpoints from their published addresses: resumed, checked, whole or not at all."""
+"""Downloads the official checkpoints from their published addresses: resumed, retried, checked, atomic."""
 
 from __future__ import annotations
 
@@ -34,6 +34,32 @@ class Fetched:
     url: str
 
 
+@dataclass(frozen=True)
+class Obtained:
+    """What became of getting an official file; neither `fetched` nor a `problem` where it was there already."""
+
+    path: Path
+    fetched: Fetched | None = None
+    problem: str | None = None
+    """What is wrong with each of its addresses: the file has to be placed by hand."""
+
+
+def obtain(file: OfficialFile, folder: Path, *, progress: Progress | None = None) -> Obtained:
+    """Get the file into the folder unless it is there; that it cannot be had is part of the answer, and no error.
+
+    `progress` counts bytes, from none on as soon as fetching begins.
+    """
+    path = folder / file.name
+    if path.is_file():
+        return Obtained(path)
+    if progress is not None:
+        progress(0, None, file.name)  # connecting may take a while, and nothing comes meanwhile
+    try:
+        return Obtained(path, fetched=fetch_official(file, folder, progress=progress))
+    except UserError as error:
+        return Obtained(path, problem=str(error))
+
+
 def fetch_official(
     file: OfficialFile,
     folder: Path,
@@ -53,7 +79,7 @@ def fetch_official(
     for address in file.addresses:
         try:
             if not address.archive:
-                found = fetch(
+                checksum = fetch(
                     address.url,
                     target,
                     sha256=address.sha256,
@@ -62,7 +88,7 @@ def fetch_official(
                     timeout=timeout,
                     pause=pause,
                 )
-                return Fetched(found, address.url)
+                return Fetched(checksum, address.url)
             archive = folder / PurePosixPath(urlsplit(address.url).path).name
             fetch(
                 address.url,
@@ -73,9 +99,9 @@ def fetch_official(
                 timeout=timeout,
                 pause=pause,
             )
-            found = _extract(archive, target)
+            checksum = _extract(archive, target)
             archive.unlink(missing_ok=True)
-            return Fetched(found, address.url)
+            return Fetched(checksum, address.url)
         except UserError as error:
             reasons.append(str(error))
     raise UserError("; ".join(reasons))
@@ -113,13 +139,13 @@ def fetch(
             stack.enter_context(locked(lock, refusal=taken, remove=True))
         except OSError as error:
             raise UserError(f"{partial} cannot be written ({error.strerror}): choose another folder") from None
-        found = _complete(url, partial, sha256, progress, tries, timeout, pause)
+        checksum = _complete(url, partial, sha256, progress, tries, timeout, pause)
         try:
             os.replace(partial, target)
         except OSError as error:
             raise UserError(f"{target} cannot be written ({error.strerror}): choose another folder") from None
         _etag(partial).unlink(missing_ok=True)
-    return found
+    return checksum
 
 
 def _complete(
@@ -144,8 +170,8 @@ def _complete(
             if error.code == 416 and partial.exists():
                 # Nothing follows what is here: it is complete, or the beginning of something else.
                 complete = error.headers.get("Content-Range") == f"bytes */{partial.stat().st_size}"
-                if (found := sha256_of(partial)) == sha256 or (sha256 is None and complete):
-                    return found
+                if (checksum := sha256_of(partial)) == sha256 or (sha256 is None and complete):
+                    return checksum
                 _discard(partial)
                 continue
             if error.code < 500 and error.code not in (408, 429):
@@ -157,13 +183,13 @@ def _complete(
             if isinstance(cause, socket.gaierror):
                 break  # There is no network, or no such host: neither changes within seconds.
             continue
-        found = sha256_of(partial)
-        if sha256 in (None, found):
-            return found
+        checksum = sha256_of(partial)
+        if sha256 in (None, checksum):
+            return checksum
         _discard(partial)
         if not resumed:
             raise UserError(
-                f"{url} sent a file with sha256 {found}, expected {sha256}: nothing was kept, do not use it"
+                f"{url} sent a file with sha256 {checksum}, expected {sha256}: nothing was kept, do not use it"
             )
         reason = "what an earlier download left was of another file"
     raise UserError(f"{url} could not be downloaded ({reason}): try again later, it goes on where it stopped")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from faceanon_engine.engine.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -100,3 +103,12 @@ OFFICIAL: tuple[OfficialFile, ...] = (
         optional=True,
     ),
 )
+
+
+def official_files(names: Sequence[str] = ()) -> tuple[OfficialFile, ...]:
+    """The official files of those names, or those that are needed where none is named; raises UserError for another."""
+    known = {file.name: file for file in OFFICIAL}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UserError(f"unknown file {unknown[0]!r}: known are {', '.join(known)}")
+    return tuple(known[name] for name in names) or tuple(file for file in OFFICIAL if not file.optional)

@@ -1,4 +1,4 @@
-"""Writing a bundle: four networks that fit each other, in a directory that appears whole or not at all."""
+"""Writing a bundle: four networks that fit each other, in a directory that is written atomically."""
 
 from __future__ import annotations
 

@@ -82,6 +82,22 @@ def write_result(path: Path, data: bytes) -> None:
         write_atomic(path, data)
 
 
+def refuse_unwritable(path: Path, option: str) -> None:
+    """Raises UserError, naming the option that gave the file, when it could not be written.
+
+    For before the work whose result it is to hold.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give {option} the name of a file")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"the folder of {path} does not exist: make it first, or give another {option}")
+    try:
+        with tempfile.TemporaryFile(dir=path.absolute().parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): give another {option}") from None
+
+
 @contextmanager
 def failures_explained(path: Path) -> Iterator[None]:
     """Turn an OSError of writing `path` into a UserError that names it and the remedy."""

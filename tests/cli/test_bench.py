@@ -59,22 +59,22 @@ def measured(folder: Path, bundle: Path) -> Path:
 
 
 def content(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    assert isinstance(found, dict)
-    return found
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert isinstance(result, dict)
+    return result
 
 
 def test_a_result_keeps_to_its_schema(measured: Path, validator: jsonschema.Draft202012Validator) -> None:
-    found = content(measured)
-    validator.validate(found)
-    assert [(entry["graph"], entry["batch"]) for entry in found["sessions"]] == [
+    result = content(measured)
+    validator.validate(result)
+    assert [(entry["graph"], entry["batch"]) for entry in result["sessions"]] == [
         ("identity", 1),
         ("identity", 2),
     ]
-    assert [entry["batch"] for entry in found["steps"]] == [1, 2]
-    assert all(entry["memory"] for entry in [*found["sessions"], *found["steps"]])
-    assert found["bundle"]["name"] == "tiny"
-    assert found["machine"]["cpu"]["usable_cores"] >= 1
+    assert [entry["batch"] for entry in result["steps"]] == [1, 2]
+    assert all(entry["memory"] for entry in [*result["sessions"], *result["steps"]])
+    assert result["bundle"]["name"] == "tiny"
+    assert result["machine"]["cpu"]["usable_cores"] >= 1
     assert not [name for name in os.listdir(measured.parent) if name.startswith(".")]
 
 
@@ -86,9 +86,9 @@ def test_the_schema_refuses_what_is_not_described(measured: Path, validator: jso
         lambda r: r.update(schema_version=2),
         lambda r: r["steps"][0].update(batch=0),
     ):
-        found = content(measured)
-        spoil(found)
-        assert not validator.is_valid(found)
+        result = content(measured)
+        spoil(result)
+        assert not validator.is_valid(result)
 
 
 def test_the_schema_knows_all_modes(validator: jsonschema.Draft202012Validator) -> None:
@@ -123,10 +123,10 @@ def test_latency_is_of_single_images_and_knows_no_steps(bundle: Path) -> None:
     done = run(
         "latency", "--bundle", bundle, "--backend", "torch", "--networks", "mapping", "--no-memory", "--json", *QUICK
     )
-    found = json.loads(done.stdout)
-    assert [entry["batch"] for entry in found["sessions"]] == [1]
-    assert found["steps"] == []
-    assert found["sessions"][0]["memory"] is None
+    result = json.loads(done.stdout)
+    assert [entry["batch"] for entry in result["sessions"]] == [1]
+    assert result["steps"] == []
+    assert result["sessions"][0]["memory"] is None
 
 
 def test_a_backend_that_cannot_run_is_left_out_with_a_reason(bundle: Path) -> None:
@@ -140,9 +140,9 @@ def test_a_processor_is_not_asked_for_what_only_gpus_run(bundle: Path) -> None:
     done = run(
         "latency", "--bundle", bundle, "--device", "cpu", "--networks", "mapping", "--no-memory", "--json", *QUICK
     )
-    found = json.loads(done.stdout)
-    assert "torch" in {entry["backend"] for entry in found["sessions"]}
-    assert not [entry for entry in found["left_out"] if "tensorrt" in entry["backend"]]
+    result = json.loads(done.stdout)
+    assert "torch" in {entry["backend"] for entry in result["sessions"]}
+    assert not [entry for entry in result["left_out"] if "tensorrt" in entry["backend"]]
 
 
 def test_when_nothing_can_be_measured_the_reason_is_an_error(bundle: Path) -> None:
@@ -155,11 +155,11 @@ def test_when_nothing_can_be_measured_the_reason_is_an_error(bundle: Path) -> No
 
 def slower(path: Path, share: float, to: Path) -> Path:
     """The result with all medians of sessions longer by that share."""
-    found = content(path)
-    for entry in found["sessions"]:
+    result = content(path)
+    for entry in result["sessions"]:
         entry["total_ms"]["p50"] *= 1 + share
         entry["round_medians_ms"] = [entry["total_ms"]["p50"]]
-    to.write_text(json.dumps(found), encoding="utf-8")
+    to.write_text(json.dumps(result), encoding="utf-8")
     return to
 
 
@@ -181,9 +181,9 @@ def test_a_regression_fails_the_command_where_it_is_asked_to(
 
 
 def other_machine(path: Path, to: Path) -> Path:
-    found = content(path)
-    found["machine"]["cpu"]["model"] = "Another 9000"
-    to.write_text(json.dumps(found), encoding="utf-8")
+    result = content(path)
+    result["machine"]["cpu"]["model"] = "Another 9000"
+    to.write_text(json.dumps(result), encoding="utf-8")
     return to
 
 
@@ -213,11 +213,11 @@ def test_a_comparison_that_will_be_refused_is_refused_before_measuring(
 
 
 def test_results_without_a_common_case_cannot_be_compared(measured: Path, tmp_path: Path) -> None:
-    found = content(measured)
-    found["sessions"], found["steps"] = found["sessions"][:1], []
+    result = content(measured)
+    result["sessions"], result["steps"] = result["sessions"][:1], []
     old, new = tmp_path / "old.json", tmp_path / "new.json"
-    old.write_text(json.dumps(found))
-    new.write_text(json.dumps(found | {"sessions": content(measured)["sessions"][1:]}))
+    old.write_text(json.dumps(result))
+    new.write_text(json.dumps(result | {"sessions": content(measured)["sessions"][1:]}))
     assert "no case in common" in str(run("--from", new, "--compare", old).exception)
 
 
@@ -271,9 +271,9 @@ def test_a_wrong_file_costs_no_measuring(bundle: Path, tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("option", ["--from", "--compare"])
 def test_a_part_of_a_result_is_told_from_a_result(measured: Path, tmp_path: Path, spoil: Any, option: str) -> None:
-    found = content(measured)
-    spoil(found)
-    (tmp_path / "spoilt.json").write_text(json.dumps(found), encoding="utf-8")
+    result = content(measured)
+    spoil(result)
+    (tmp_path / "spoilt.json").write_text(json.dumps(result), encoding="utf-8")
     more = [] if option == "--from" else ["--from", measured]
     done = run(*more, option, tmp_path / "spoilt.json")
     assert isinstance(done.exception, UserError)

@@ -259,7 +259,7 @@ def test_the_engine_that_was_built_is_the_one_that_is_tried(
     monkeypatch.setattr(building, "_errors", lambda *_: {"maximum_error": 0.5})
     entry = cache.ensure(key, lambda: (b"engine", {"seconds": 1.0}))
     item = building.Item("mapping", "fp32", "tensorrt-rtx", architecture)
-    found = building._try(bundle, item, Request(profile=Profile(1, 2, 4)), artifact, entry)
-    assert found.get("not_run") == reason
+    figures = building._try(bundle, item, Request(profile=Profile(1, 2, 4)), artifact, entry)
+    assert figures.get("not_run") == reason
     assert tried == ([] if reason else [(entry.path, "cuda:0")])
-    assert reason or (found["maximum_error"], found["throughput_batch"]) == (0.5, 2)
+    assert reason or (figures["maximum_error"], figures["throughput_batch"]) == (0.5, 2)

@@ -41,13 +41,13 @@ def _commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[
             yield (*path, name), command
 
 
-@pytest.mark.parametrize(("path", "command"), [pytest.param(*found, id=" ".join(found[0])) for found in _commands(cli)])
+@pytest.mark.parametrize(("path", "command"), [pytest.param(*named, id=" ".join(named[0])) for named in _commands(cli)])
 def test_every_command_takes_the_log_level_that_errors_advise_and_explains_its_options(
     path: tuple[str, ...], command: click.Command
 ) -> None:
-    found = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
-    assert "--log-level" in {name for option in found for name in option.opts}
-    assert [option.name for option in found if not option.help] == []
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    assert "--log-level" in {name for option in options for name in option.opts}
+    assert [option.name for option in options if not option.help] == []
 
 
 def test_every_setting_of_a_job_has_an_option_with_its_default() -> None:
@@ -59,6 +59,15 @@ def test_every_setting_of_a_job_has_an_option_with_its_default() -> None:
             continue
         value = options[field.name].get_default(click.Context(command))
         assert value == field.default, field.name
+
+
+@pytest.mark.parametrize("name", ["anonymize", "extract", "invert", "pair"])
+def test_the_fastest_backend_can_be_asked_for(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    backend = next(parameter for parameter in command.params if parameter.name == "backend")
+    assert isinstance(backend.type, click.Choice)
+    assert list(backend.type.choices) == ["auto", "torch", "onnxruntime", "tensorrt", "tensorrt-rtx"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full device stands in for a full disk")

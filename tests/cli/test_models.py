@@ -8,32 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
-from faceanon_engine.engine.networks.build import NETWORKS
 from tests.golden.stand_ins import write_checkpoint
-from tests.support.tiny_bundle import CONFIGS, write_tiny_bundle
+from tests.support.small_checkpoints import write_encoders
+from tests.support.tiny_bundle import write_tiny_bundle
 
 
 def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "faceanon_engine.cli.main", *arguments]
     environment = {**os.environ, "FACEANON_HOME": str(home)}
     return subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment, check=False)
-
-
-def write_encoders(folder: Path) -> list[str]:
-    """Checkpoints of small encoders in the official layouts, for a generator of 64 px and 64 wide codes."""
-    widths = (8, 12, 16, 20)
-    inverter = NETWORKS["inverter"][0](**{**CONFIGS["inverter"], "rows": 10, "w_dim": 64, "widths": widths})
-    e4e = {f"encoder.{k}": v for k, v in NETWORKS["inverter"][1](inverter).state_dict().items() if k != "latent_avg"}
-    torch.save({"state_dict": e4e, "latent_avg": torch.zeros(10, 64), "opts": {}}, folder / "e4e.pt")
-    identity = NETWORKS["identity_encoder"][0](**{**CONFIGS["identity_encoder"], "widths": widths})
-    torch.save(NETWORKS["identity_encoder"][1](identity).state_dict(), folder / "arcface.pth")
-    attribute = NETWORKS["attribute_encoder"][0](**{**CONFIGS["attribute_encoder"], "width": 64, "heads": 1})
-    state = NETWORKS["attribute_encoder"][1](attribute).state_dict()
-    visual = {f"visual.{k.replace('blocks.', 'transformer.resblocks.')}": v for k, v in state.items()}
-    torch.save({"state_dict": visual}, folder / "farl.pth")
-    return [str(folder / name) for name in ("e4e.pt", "arcface.pth", "farl.pth")]
 
 
 def test_official_files_become_a_bundle_that_is_listed_and_verified(tmp_path: Path) -> None:
@@ -83,9 +66,9 @@ def test_fetch_says_what_to_place_where(tmp_path: Path) -> None:
 
 def test_doctor_names_what_works_and_why_not(tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "bundles" / "tiny")
-    found = json.loads(run(tmp_path, "doctor", "--json").stdout)
-    assert found["backends"]["torch cpu"]["works"]
-    assert found["backends"]["onnxruntime cpu"]["works"]
-    assert all(entry["works"] or entry["reason"] for entry in found["backends"].values())
-    assert {"name": "tiny", "works": True, "pixels": 32} in found["bundles"]
-    assert found["disk"]["free"] > 0
+    machine = json.loads(run(tmp_path, "doctor", "--json").stdout)
+    assert machine["backends"]["torch cpu"]["works"]
+    assert machine["backends"]["onnxruntime cpu"]["works"]
+    assert all(entry["works"] or entry["reason"] for entry in machine["backends"].values())
+    assert {"name": "tiny", "works": True, "pixels": 32} in machine["bundles"]
+    assert machine["disk"]["free"] > 0

@@ -56,10 +56,10 @@ def read_checkpoint(path: Path) -> list[ImportedNetwork]:
             if "mapping.embed.weight" in stored:
                 raise UserError(f"{path} is a generator of labelled classes: give one that was trained without labels")
             config, state = from_nvidia(stored)
-            found = [("generator", config, state, "nvidia")]
+            networks = [("generator", config, state, "nvidia")]
         else:
-            found = _recognise(path, _load(path, start))
-        return [_checked(path, *network) for network in found]
+            networks = _recognise(path, _load(path, start))
+        return [_checked(path, *network) for network in networks]
     except (KeyError, IndexError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise UserError(f"{path} lacks parts of {_KNOWN} ({error}): download it again") from None
 

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
+from faceanon_engine.engine.choices import PresetName
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job.config_file import read_config
-from faceanon_engine.engine.job.settings import JobSettings, job_settings
+from faceanon_engine.engine.job.settings import SETTINGS, JobOptions, JobSettings, job_settings
+from faceanon_engine.engine.method.preset import PRESETS
+
+
+def test_python_takes_the_settings_as_the_fields_name_and_type_them() -> None:
+    hints = get_type_hints(JobSettings)
+    del hints["input"], hints["output"]
+    assert get_type_hints(JobOptions) == hints
+    assert list(SETTINGS) == list(hints)
+
+
+def test_the_presets_named_are_those_there_are() -> None:
+    assert list(get_args(PresetName)) == sorted(PRESETS)
+
+
+def test_every_default_can_work_and_converts_to_itself() -> None:
+    for field in fields(JobSettings):
+        if field.name in SETTINGS:
+            SETTINGS[field.name].check(field.default)
+            assert SETTINGS[field.name].converted(field.default) == field.default
 
 
 def test_yaml_and_toml_give_the_same_settings(tmp_path: Path) -> None:

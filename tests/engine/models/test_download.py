@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.models.download import fetch
+from faceanon_engine.engine.models.download import fetch, obtain
+from faceanon_engine.engine.models.official import OFFICIAL, Address, OfficialFile, official_files
 
 CONTENT = bytes(range(256)) * 12_000
 CHECKSUM = hashlib.sha256(CONTENT).hexdigest()
@@ -52,12 +53,12 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server(("127.0.0.1", 0), Handler) as found:
-        found.asked = []
-        thread = threading.Thread(target=found.serve_forever, args=(0.01,), daemon=True)
+    with Server(("127.0.0.1", 0), Handler) as here:
+        here.asked = []
+        thread = threading.Thread(target=here.serve_forever, args=(0.01,), daemon=True)
         thread.start()
-        yield found
-        found.shutdown()
+        yield here
+        here.shutdown()
         thread.join()
 
 
@@ -117,3 +118,34 @@ def test_a_refusal_is_one_line_and_only_a_busy_server_is_asked_again(
 def test_no_server_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="could not be downloaded"):
         fetch("http://127.0.0.1:9/weights.pth", tmp_path / "w", tries=2, pause=0.01)
+
+
+def official(server: Server) -> OfficialFile:
+    return OfficialFile("weights.pth", "generator", (Address(address(server), CHECKSUM),), "page", "terms")
+
+
+def test_an_official_file_is_fetched_once(server: Server, tmp_path: Path) -> None:
+    seen: list[tuple[float, float | None]] = []
+    obtained = obtain(official(server), tmp_path, progress=lambda done, total, what="": seen.append((done, total)))
+    assert obtained.fetched is not None
+    assert (obtained.fetched.sha256, obtained.fetched.url) == (CHECKSUM, address(server))
+    assert obtained.path.read_bytes() == CONTENT
+    assert (seen[0], seen[-1]) == ((0, None), (len(CONTENT), len(CONTENT)))
+    again = obtain(official(server), tmp_path)
+    assert (again.path, again.fetched, again.problem) == (obtained.path, None, None)
+    assert len(server.asked) == 1
+
+
+def test_an_official_file_that_cannot_be_had_is_no_error(server: Server, tmp_path: Path) -> None:
+    server.status = 404
+    obtained = obtain(official(server), tmp_path)
+    assert obtained.fetched is None
+    assert "404" in str(obtained.problem)
+    assert not obtained.path.exists()
+
+
+def test_the_files_needed_are_those_nobody_named() -> None:
+    assert [file.name for file in official_files()] == [file.name for file in OFFICIAL if not file.optional]
+    assert [file.name for file in official_files(["ffhq.pkl"])] == ["ffhq.pkl"]
+    with pytest.raises(UserError, match=r"unknown file 'nothing.pth': known are stylegan2_ffhq1024.pth"):
+        official_files(["nothing.pth"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.system.files import atomic_file, write_result
+from faceanon_engine.engine.system.files import atomic_file, refuse_unwritable, write_result
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,3 +57,19 @@ def test_others_may_read_it_as_far_as_the_process_lets_them(tmp_path: Path) -> N
     (tmp_path / "usual").touch()
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ours", "usual")]
     assert modes[0] == modes[1]
+
+
+def test_what_could_not_be_written_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_unwritable(tmp_path / "new.json", "--report")
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(UserError, match="is a folder: give --report the name of a file"):
+        refuse_unwritable(tmp_path, "--report")
+    with pytest.raises(UserError, match=r"the folder of .*new\.json does not exist: make it first"):
+        refuse_unwritable(tmp_path / "none" / "new.json", "--report")
+
+    def closed(**_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", closed)
+    with pytest.raises(UserError, match=r"new\.json cannot be written \(Read-only file system\): give another --out"):
+        refuse_unwritable(tmp_path / "new.json", "--out")

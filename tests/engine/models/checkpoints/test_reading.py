@@ -46,9 +46,9 @@ def test_the_format_is_known_by_the_content_whatever_the_name(
 ) -> None:
     path = tmp_path / "holiday.jpg"
     write_checkpoint(name, path)
-    (found,) = read_checkpoint(path)
-    assert (found.role, found.source_format) == (role, source)
-    build(found.role, found.config).load_state_dict(found.state_dict)
+    (network,) = read_checkpoint(path)
+    assert (network.role, network.source_format) == (role, source)
+    build(network.role, network.config).load_state_dict(network.state_dict)
 
 
 def test_e4es_file_gives_an_inverter_with_its_average_and_a_generator(tmp_path: Path) -> None:
@@ -180,9 +180,9 @@ def test_numbers_of_any_numpy_are_read_from_nvidias_pickles(module: bytes, value
     """The releases were written by NumPy 1, which called the module otherwise."""
     stored = pickle.dumps(value, protocol=3)
     stored = stored.replace(b"numpy._core.multiarray", module).replace(b"numpy.core.multiarray", module)
-    found = _Unpickler(io.BytesIO(stored)).load()
-    assert found == value
-    assert type(found) in (float, int, bool)
+    loaded = _Unpickler(io.BytesIO(stored)).load()
+    assert loaded == value
+    assert type(loaded) in (float, int, bool)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,117 @@
+"""One setting: what its field in a dataclass says of it, and the checks and conversions that follow from that."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from faceanon_engine.engine.errors import UserError
+
+_KINDS = {str: "a text", float: "a number", int: "a whole number", bool: "true or false"}
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    least: int | None = None,
+    above: int | None = None,
+    most: int | None = None,
+    chosen: str | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """A field of a dataclass that a person may set; its type says the rest, a Literal which words it takes.
+
+    help: what it does, for the command line and whoever reads the class. least, above, most: its range; with `above`
+    the lower end itself is outside. chosen: where the default is None, what is taken then; "auto" can be asked for by
+    that word, too. metavar: how the command line shows its value.
+    """
+    described = {"help": help, "least": least, "above": above, "most": most, "chosen": chosen, "metavar": metavar}
+    return field(default=default, metadata=described)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that is known of a setting; see `setting` for what each part means."""
+
+    name: str
+    """As Python spells it, with underscores."""
+    kind: type
+    """str, int, float or bool."""
+    choices: tuple[str, ...]
+    """The words it takes; empty where it takes any value of its kind."""
+    optional: bool
+    """Whether None chooses."""
+    default: Any
+    help: str
+    least: int | None
+    above: int | None
+    most: int | None
+    chosen: str | None
+    metavar: str | None
+
+    @property
+    def spelled(self) -> str:
+        """Its name as files, flags and messages spell it, with hyphens."""
+        return self.name.replace("_", "-")
+
+    @property
+    def may_be_auto(self) -> bool:
+        """Whether the word auto stands for None."""
+        return self.chosen == "auto"
+
+    def converted(self, value: Any) -> Any:
+        """The loose value in the setting's kind, its range not looked at; raises UserError for one of another kind."""
+        if (value is None and self.optional) or (value == "auto" and self.may_be_auto):
+            return None
+        if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if self.kind is int and isinstance(value, str) and value.strip().isdecimal():
+            return int(value)
+        if self.kind is str and isinstance(value, Path):
+            return str(value)
+        if isinstance(value, self.kind) and not (self.kind is int and isinstance(value, bool)):
+            return value
+        expected = _KINDS[self.kind] + (" or auto" if self.may_be_auto else "")
+        raise UserError(f"{self.spelled} is {value!r}, expected {expected}")
+
+    def check(self, value: Any) -> None:
+        """Raises UserError, saying what the setting takes, for an unknown word and for a number outside its range."""
+        if value is None and self.optional:
+            return
+        if self.choices and value not in self.choices:
+            near = difflib.get_close_matches(value, self.choices, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(self.choices)}"
+            raise UserError(f"unknown {self.spelled} {value!r}: {advice}")
+        # Written so that nan, which no comparison holds for, is outside.
+        if self.above is not None and self.most is not None and not self.above < value <= self.most:
+            raise UserError(f"{self.spelled} {value} is outside ({self.above}, {self.most}]: {self.default} is usual")
+        if self.least is not None and self.most is not None and not self.least <= value <= self.most:
+            raise UserError(f"{self.spelled} {value} is outside {self.least} to {self.most}")
+        if self.least is not None and not self.least <= value:
+            raise UserError(f"{self.spelled} {value} is too small: give {self.least} or more")
+
+
+def settings_in(owner: type) -> dict[str, Setting]:
+    """The settings among a dataclass's fields by name, in their order; fields that `setting` did not make are none."""
+    hints = get_type_hints(owner)
+    settings = {}
+    for each in fields(owner):
+        if not each.metadata:
+            continue
+        hint = hints[each.name]
+        members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        taken = next(member for member in members if member is not NoneType)
+        words = get_args(taken) if get_origin(taken) is Literal else ()
+        settings[each.name] = Setting(
+            name=each.name,
+            kind=str if words else taken,
+            choices=words,
+            optional=NoneType in members,
+            default=each.default,
+            **each.metadata,
+        )
+    return settings
