@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,7 @@ from faceanon_engine.cli import options
 from faceanon_engine.cli.console import ProgressObserver, error_console, output_console, print_about, print_json, say
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.job.beginning import WorkerFactory
-    from faceanon_engine.engine.job.settings import JobSettings
+    pass
 
 
 @click.command()
@@ -36,6 +34,7 @@ def anonymize(context: click.Context, input: Path, output: Path, dry_run: bool, 
     """
     from faceanon_engine.engine.job.dry_run import plan_job
     from faceanon_engine.engine.job.run import run_job
+    from faceanon_engine.export.prepare import worker_factory
 
     settings = options.settings_of(context, input, output, flags)
     messages = error_console()
@@ -48,24 +47,12 @@ def anonymize(context: click.Context, input: Path, output: Path, dry_run: bool, 
             _print_plan(plan)
         context.exit(plan.exit_code)
     with ProgressObserver(messages) as observer:
-        result = run_job(settings, observer=observer, make_worker=_worker_for(settings, observer.note))
+        result = run_job(settings, observer=observer, make_worker=worker_factory(settings.backend, observer.note))
     if as_json:
         print_json(result.to_json())
     else:
         _print_result(result)
     context.exit(result.exit_code)
-
-
-def _worker_for(settings: JobSettings, note: Callable[[str], None]) -> WorkerFactory | None:
-    """A worker that can build what its backend lacks; None, the usual one, where there is nothing to build."""
-    if settings.backend == "torch":
-        return None
-    from functools import partial
-
-    from faceanon_engine.engine.job.workers.falco import FalcoWorker
-    from faceanon_engine.export.prepare import telling
-
-    return partial(FalcoWorker, prepare=telling(note))
 
 
 def _print_plan(plan: Any) -> None:

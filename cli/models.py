@@ -99,10 +99,10 @@ def _pairs(option: str, values: tuple[str, ...], form: str) -> dict[str, str]:
 @options.log_level
 def list_(as_json: bool) -> None:
     """List the bundles: installed ones and the demo's."""
-    from faceanon_engine.engine.models.bundle import DEMO, Bundle, demo_path, installed
+    from faceanon_engine.engine.models.bundle import DEMO, Bundle, demo_path, installed_bundles
 
     rows: list[dict[str, Any]] = []
-    for name, path in [*installed().items(), (DEMO, demo_path())]:
+    for name, path in [*installed_bundles().items(), (DEMO, demo_path())]:
         row: dict[str, Any] = {"name": name, "path": str(path)}
         try:
             bundle = Bundle.open(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from faceanon_engine.cli import options
@@ -31,37 +33,20 @@ def pool() -> None:
 @options.batch_size
 @options.as_json
 @options.log_level
-def create(
-    bundle: str | None,
-    size: int,
-    truncation: float,
-    seed: int,
-    preset: str,
-    device: str,
-    backend: str,
-    precision: str,
-    batch_size: int | None,
-    as_json: bool,
-) -> None:
+def create(size: int, as_json: bool, **flags: Any) -> None:
     """Make a pool, or go on with one whose making was interrupted."""
-    from faceanon_engine.cli.stages import prepare_for
-    from faceanon_engine.engine.job.stages import OpenedStages, StageSettings, make_pool
+    from faceanon_engine.engine.job.settings import job_settings
+    from faceanon_engine.engine.job.stages import OpenedStages, make_pool
     from faceanon_engine.engine.method.pool import PoolSpec
+    from faceanon_engine.export.prepare import prepare_for
 
-    settings = StageSettings(
-        bundle=bundle,
-        preset=preset,
-        device=device,
-        backend=backend,  # type: ignore[arg-type]
-        precision=precision,  # type: ignore[arg-type]
-    )
+    settings = job_settings("", "", flags)
     messages = error_console()
     with ProgressObserver(messages) as observer:
-        opened = OpenedStages.open(settings, prepare_for(settings, observer))
+        opened = OpenedStages.open(settings, prepare_for(settings.backend, observer.note))
         print_about(messages, opened.about())
-        made = make_pool(
-            PoolSpec(opened.bundle.digest, size, truncation, seed), opened, observer, batch_size=batch_size
-        )
+        spec = PoolSpec(opened.bundle.digest, size, settings.truncation, settings.seed)
+        made = make_pool(spec, opened, observer=observer)
     if as_json:
         print_json({"path": str(made.path), "size": made.size, "digest": made.digest})
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,7 @@ from faceanon_engine.cli import options
 from faceanon_engine.cli.console import ProgressObserver, error_console, output_console, print_json, say
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.job.stages import StageResult, StageSettings
-    from faceanon_engine.engine.sessions.opening import Prepare
+    from faceanon_engine.engine.job.stages import StageResult
 
 
 def stage_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,7 +53,7 @@ def extract(context: click.Context, input: Path, out: Path, as_json: bool, **fla
     """
     from faceanon_engine.engine.job import stages
 
-    _run(context, out, flags, as_json, lambda settings, **how: stages.extract(input, settings, **how))
+    _run(context, input, out, flags, as_json, stages.extract)
 
 
 @click.command()
@@ -65,7 +65,7 @@ def invert(context: click.Context, input: Path, out: Path, as_json: bool, **flag
     """Write the latent codes of the faces of INPUT to OUT (.npz or .safetensors): w_plus float32 [N, rows, w_dim]."""
     from faceanon_engine.engine.job import stages
 
-    _run(context, out, flags, as_json, lambda settings, **how: stages.invert(input, settings, **how))
+    _run(context, input, out, flags, as_json, stages.invert)
 
 
 @click.command()
@@ -85,10 +85,6 @@ def pair(
     input: Path,
     out: Path,
     neighbours: int,
-    metric: Any,
-    pool_size: int | None,
-    truncation: float,
-    seed: int,
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -99,35 +95,27 @@ def pair(
     """
     from faceanon_engine.engine.job import stages
 
-    asked = {"neighbours": neighbours, "metric": metric, "pool_size": pool_size, "truncation": truncation, "seed": seed}
-    _run(context, out, flags, as_json, lambda settings, **how: stages.pair(input, settings, **asked, **how), "pairing")
+    _run(context, input, out, flags, as_json, partial(stages.pair, neighbours=neighbours), "pairing")
 
 
 def _run(
     context: click.Context,
+    input: Path,
     out: Path,
     flags: dict[str, Any],
     as_json: bool,
     stage: Callable[..., StageResult],
     doing: str | None = None,
 ) -> None:
-    from faceanon_engine.engine.job.stages import StageSettings
+    from faceanon_engine.engine.job.settings import job_settings
     from faceanon_engine.engine.job.tables import check_table_name
+    from faceanon_engine.export.prepare import prepare_for
 
     check_table_name(out)
-    settings = StageSettings(**flags)
+    settings = job_settings(input, out, flags)
     with ProgressObserver(error_console(), doing or str(context.info_name)) as observer:
-        result = stage(settings, observer=observer, prepare=prepare_for(settings, observer))
+        result = stage(settings, observer=observer, prepare=prepare_for(settings.backend, observer.note))
     _finish(context, out, result, as_json)
-
-
-def prepare_for(settings: StageSettings, observer: ProgressObserver) -> Prepare | None:
-    """What builds what a backend lacks, saying so; None where there is nothing to build."""
-    if settings.backend == "torch":
-        return None
-    from faceanon_engine.export.prepare import telling
-
-    return telling(observer.note)
 
 
 def _finish(context: click.Context, out: Path, result: StageResult, as_json: bool) -> None:

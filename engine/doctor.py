@@ -250,10 +250,10 @@ def _backend(trial: Callable[[], str]) -> dict[str, Any]:
 
 def _bundles() -> list[dict[str, Any]]:
     from faceanon_engine.engine.errors import UserError
-    from faceanon_engine.engine.models.bundle import DEMO, Bundle, demo_path, installed
+    from faceanon_engine.engine.models.bundle import DEMO, Bundle, demo_path, installed_bundles
 
     found = []
-    for name, path in [*installed().items(), (DEMO, demo_path())]:
+    for name, path in [*installed_bundles().items(), (DEMO, demo_path())]:
         try:
             bundle = Bundle.open(path)
             found.append({"name": name, "works": True, "pixels": bundle.resolution})

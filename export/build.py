@@ -150,7 +150,7 @@ def build(
     image_input: ImageInput = "float",
     options: EngineOptions | None = None,
     force: bool = False,
-    output: Path | None = None,
+    output: str | Path | None = None,
     dry_run: bool = False,
     observer: BuildObserver | None = None,
 ) -> Build:
@@ -175,7 +175,7 @@ def build(
     )
     items = plan(request)
     opened = Bundle.open(bundle)
-    cache = EngineCache(output)
+    cache = EngineCache(None if output is None else Path(output))
     built = [] if dry_run else run(opened, request, items, cache, observer)
     return Build(opened, request, cache.root, tuple(items), tuple(built))
 

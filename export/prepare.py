@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.job.beginning import WorkerFactory
+from faceanon_engine.engine.job.workers.falco import FalcoWorker
 from faceanon_engine.engine.models.bundle import Bundle
 from faceanon_engine.engine.sessions.cache import EngineCache, Entry
 from faceanon_engine.engine.sessions.engine_key import EngineOptions
@@ -37,6 +40,16 @@ def prepare(bundle: Bundle, wanted: Wanted, cache: EngineCache) -> None:
 def telling(note: Note) -> Prepare:
     """`prepare`, saying beforehand what takes a while; sent to another process it is `prepare` alone."""
     return _Telling(note)
+
+
+def prepare_for(backend: str, note: Note) -> Prepare | None:
+    """What makes what a backend lacks, saying so beforehand; None for "torch", which lacks nothing."""
+    return None if backend == "torch" else telling(note)
+
+
+def worker_factory(backend: str, note: Note) -> WorkerFactory | None:
+    """A job's worker that makes what its backend lacks; None, the usual one, for "torch"."""
+    return None if backend == "torch" else partial(FalcoWorker, prepare=telling(note))
 
 
 class _Telling:

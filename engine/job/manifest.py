@@ -146,8 +146,9 @@ class Manifest:
         return cls(path, connection)
 
     @classmethod
-    def read(cls, path: Path) -> Manifest:
+    def read(cls, file: str | Path) -> Manifest:
         """Open an existing manifest for reading; raises UserError when it is missing or no manifest."""
+        path = Path(file)
         if not path.is_file():
             raise UserError(f"no manifest at {path}: is {path.parent} the OUTPUT of a job?")
         with _explained(path):

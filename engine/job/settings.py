@@ -128,32 +128,42 @@ SETTINGS: dict[str, Setting] = settings_in(JobSettings)
 """By name with underscores, in the order in which they are shown."""
 
 
-class JobOptions(TypedDict, total=False):
-    """The settings as Python's keyword arguments: the names and types of the fields of `JobSettings`.
-
-    A type checker cannot derive the one from the other; a test holds that they are the same.
-    """
+class StageOptions(TypedDict, total=False):
+    """The settings that the stages take, too, as Python's keyword arguments."""
 
     bundle: str | Path | None
     preset: PresetName
-    margin: float
-    steps: int | None
     batch_size: int | None
     limit: int | None
     device: str
     backend: BackendOrAuto
     precision: Precision
-    devices: str | None
-    optimise_precision: OptimisePrecision
-    proxy_resolution: int | None
     align: Alignment
-    format: ImageFormat | None
-    quality: int | None
-    save_codes: bool
+
+
+class PoolOptions(TypedDict, total=False):
+    """The settings of pairing and of the pool, as Python's keyword arguments."""
+
     metric: Metric
     pool_size: int | None
     truncation: float
     seed: int
+
+
+class JobOptions(StageOptions, PoolOptions, total=False):
+    """All settings as Python's keyword arguments: the names and types of the fields of `JobSettings`.
+
+    A type checker cannot derive the one from the other; a test holds that they are the same.
+    """
+
+    margin: float
+    steps: int | None
+    devices: str | None
+    optimise_precision: OptimisePrecision
+    proxy_resolution: int | None
+    format: ImageFormat | None
+    quality: int | None
+    save_codes: bool
     contact_sheet: int
 
 

@@ -11,38 +11,23 @@ from pathlib import Path
 
 import numpy as np
 
-from faceanon_engine.engine.choices import Alignment, BackendOrAuto, Metric, Precision
 from faceanon_engine.engine.datasets.folder import find_inputs, left_out
 from faceanon_engine.engine.datasets.reader import Reader, ahead, thread_count, threads
 from faceanon_engine.engine.errors import InputError, UserError
 from faceanon_engine.engine.images.pixels import Floats, Pixels, from_uint8
 from faceanon_engine.engine.job.report import Failure, JobObserver
+from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.tables import Arrays, Table, is_table
 from faceanon_engine.engine.method.capacity import images_that_fit
 from faceanon_engine.engine.method.pairing import NearestNeighbours
 from faceanon_engine.engine.method.pool import Pool, PoolSpec, choose_spec, find_pool
 from faceanon_engine.engine.method.preset import Preset, get_preset
-from faceanon_engine.engine.method.stages import embed_attributes, embed_identity
-from faceanon_engine.engine.method.stages import invert as invert_images
+from faceanon_engine.engine.method.stages import embed_attributes, embed_identity, invert_images
 from faceanon_engine.engine.models.bundle import Bundle
 from faceanon_engine.engine.sessions.opening import Prepare
 from faceanon_engine.engine.sessions.runs import Runs, Sessions, sessions_of_bundle, settle
 
 Compute = Callable[["OpenedStages", Floats], Arrays]
-
-
-@dataclass(frozen=True)
-class StageSettings:
-    """What every stage takes, named as a job's settings are; None chooses."""
-
-    bundle: str | None = None
-    preset: str = "falco"
-    align: Alignment = "auto"
-    limit: int | None = None
-    batch_size: int | None = None
-    device: str = "auto"
-    backend: BackendOrAuto = "torch"
-    precision: Precision = "fp32"
 
 
 @dataclass(frozen=True)
@@ -62,7 +47,7 @@ class StageResult:
 class OpenedStages:
     """What the stages run with; `prepare` makes what the backend lacks."""
 
-    settings: StageSettings
+    settings: JobSettings
     bundle: Bundle
     preset: Preset
     runs: Runs
@@ -70,8 +55,11 @@ class OpenedStages:
     prepare: Prepare | None
 
     @classmethod
-    def open(cls, settings: StageSettings, prepare: Prepare | None = None) -> OpenedStages:
-        """Find the bundle and settle what runs it; raises UserError for what is unknown or does not work here."""
+    def open(cls, settings: JobSettings, prepare: Prepare | None = None) -> OpenedStages:
+        """Find the bundle and settle what runs it; raises UserError for what is unknown or does not work here.
+
+        Of the settings, those of `StageOptions` count.
+        """
         bundle, preset = Bundle.open(settings.bundle), get_preset(settings.preset)
         runs = settle(settings.backend, settings.precision, settings.device)
         return cls(settings, bundle, preset, runs, sessions_of_bundle(bundle, runs, prepare=prepare), prepare)
@@ -84,20 +72,11 @@ class OpenedStages:
             "bundle": f"{self.bundle.name} ({self.bundle.digest[:12]})",
         }
 
-    def pool(self, spec: PoolSpec, observer: JobObserver) -> Pool:
-        """The pool of that specification, made where it is missing, which needs Torch."""
-        existing = find_pool(spec, self.preset.pairing_generated, self.runs.precision)
-        return existing or make_pool(spec, self, observer)
-
 
 def extract(
-    input: Path,
-    settings: StageSettings | None = None,
-    *,
-    observer: JobObserver | None = None,
-    prepare: Prepare | None = None,
+    settings: JobSettings, *, observer: JobObserver | None = None, prepare: Prepare | None = None
 ) -> StageResult:
-    """Features of the faces of `input`, a folder of images, one image, or a text file of paths.
+    """Features of the faces of the input, a folder of images, one image, or a text file of paths.
 
     attribute_embedding float32 [N, E], which pairing compares; identity_embedding float32 [N, D] of unit length.
     Raises UserError for settings, missing inputs, and when none of them could be used.
@@ -109,65 +88,59 @@ def extract(
             "identity_embedding": embed_identity(opened.sessions, images, opened.preset.identity_real),
         }
 
-    return _over_faces(input, OpenedStages.open(settings or StageSettings(), prepare), features, observer)
+    return _over_faces(OpenedStages.open(settings, prepare), features, observer)
 
 
 def invert(
-    input: Path,
-    settings: StageSettings | None = None,
-    *,
-    observer: JobObserver | None = None,
-    prepare: Prepare | None = None,
+    settings: JobSettings, *, observer: JobObserver | None = None, prepare: Prepare | None = None
 ) -> StageResult:
-    """Latent codes of the faces of `input`: w_plus float32 [N, rows, w_dim]; as `extract`."""
+    """Latent codes of the faces of the input: w_plus float32 [N, rows, w_dim]; as `extract`."""
 
     def codes(opened: OpenedStages, images: Floats) -> Arrays:
         return {"w_plus": invert_images(opened.sessions, images)}
 
-    return _over_faces(input, OpenedStages.open(settings or StageSettings(), prepare), codes, observer)
+    return _over_faces(OpenedStages.open(settings, prepare), codes, observer)
 
 
 def pair(
-    input: Path,
-    settings: StageSettings | None = None,
+    settings: JobSettings,
     *,
     neighbours: int = 1,
-    metric: Metric = "euclidean",
-    pool_size: int | None = None,
-    truncation: float = 0.7,
-    seed: int = 0,
     observer: JobObserver | None = None,
     prepare: Prepare | None = None,
 ) -> StageResult:
-    """The nearest generated faces of `input`, which is images, or a file that holds what `extract` gave.
+    """The nearest generated faces of the input, which is images, or a file that holds what `extract` gave.
 
     neighbour_id int64 [N, neighbours] counts the pool's faces, neighbour_distance float64 [N, neighbours]. The pool is
     made where it is missing. Raises UserError as `extract`, and when the file is of another bundle.
     """
-    if pool_size is not None and neighbours > pool_size:
-        raise UserError(
-            f"{neighbours} neighbours were asked for, the pool holds {pool_size}: ask for at most that many"
-        )
+    size = settings.pool_size
+    if size is not None and neighbours > size:
+        raise UserError(f"{neighbours} neighbours were asked for, the pool holds {size}: ask for at most that many")
     observer = observer or JobObserver()
-    opened = OpenedStages.open(settings or StageSettings(), prepare)
-    if is_table(input):
-        features = StageResult(_features_in(input, opened))
+    opened = OpenedStages.open(settings, prepare)
+    if is_table(settings.input):
+        features = StageResult(_features_in(settings.input, opened))
         observer.started(opened.about(), 0, 0)
     else:
-        features = _over_faces(input, opened, _attributes, observer)
+        features = _over_faces(opened, _attributes, observer)
     table = features.table
-    spec = choose_spec(opened.bundle.digest, pool_size, truncation, seed, inputs=len(table))
-    pool = opened.pool(spec, observer)
-    index = NearestNeighbours(pool.embedding(opened.preset.pairing_generated, opened.runs.precision), metric)
+    spec = choose_spec(opened.bundle.digest, size, settings.truncation, settings.seed, inputs=len(table))
+    pool = make_pool(spec, opened, observer=observer)
+    index = NearestNeighbours(pool.embedding(opened.preset.pairing_generated, opened.runs.precision), settings.metric)
     nearest = index.search(table.arrays["attribute_embedding"], neighbours)
     arrays: Arrays = {"neighbour_id": nearest.ids, "neighbour_distance": nearest.distances}
     return StageResult(Table(table.inputs, table.faces, arrays, opened.bundle.digest), features.failures)
 
 
-def make_pool(
-    spec: PoolSpec, opened: OpenedStages, observer: JobObserver | None = None, *, batch_size: int | None = None
-) -> Pool:
-    """The pool of that specification with the features the preset pairs by, made or completed where it is missing."""
+def make_pool(spec: PoolSpec, opened: OpenedStages, *, observer: JobObserver | None = None) -> Pool:
+    """The pool of that specification with the features the preset pairs by.
+
+    It is made, or completed, where it is missing, which needs Torch.
+    """
+    existing = find_pool(spec, opened.preset.pairing_generated, opened.runs.precision)
+    if existing is not None:
+        return existing
     from faceanon_engine.engine.method.pool_making import open_or_make_pool
     from faceanon_engine.engine.models.opened import OpenedNetworks
 
@@ -179,7 +152,7 @@ def make_pool(
             sessions,
             opened.preset,
             precision=opened.runs.precision,
-            batch_size=batch_size,
+            batch_size=opened.settings.batch_size,
             progress=None if observer is None else observer.progress,
         )
 
@@ -200,17 +173,17 @@ def _features_in(file: Path, opened: OpenedStages) -> Table:
     return table
 
 
-def _over_faces(input: Path, opened: OpenedStages, compute: Compute, observer: JobObserver | None) -> StageResult:
+def _over_faces(opened: OpenedStages, compute: Compute, observer: JobObserver | None) -> StageResult:
     """Run a stage over all faces of the inputs, in batches across inputs."""
     observer = observer or JobObserver()
-    settings = opened.settings
-    samples = list(find_inputs(input))[: settings.limit]
+    settings, source = opened.settings, opened.settings.input
+    samples = list(find_inputs(source))[: settings.limit]
     if not samples:
-        raise UserError(f"no images in {input}")
+        raise UserError(f"no images in {source}")
     reader = Reader(settings.align, opened.bundle.resolution)
     size = settings.batch_size or images_that_fit(opened.runs.device)
     observer.started(opened.about(), len(samples), 0)
-    for note in left_out(input):
+    for note in left_out(source):
         observer.note(note)
     inputs: list[str] = []
     faces: list[int] = []
@@ -240,6 +213,6 @@ def _over_faces(input: Path, opened: OpenedStages, compute: Compute, observer: J
             observer.input_finished(sample.key, failed=False)
         flush()
     if not parts:
-        raise UserError(f"none of the {len(samples)} inputs in {input} could be used: {failures[0].message}")
+        raise UserError(f"none of the {len(samples)} inputs in {source} could be used: {failures[0].message}")
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return StageResult(Table(inputs, faces, arrays, opened.bundle.digest), tuple(failures))

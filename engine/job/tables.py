@@ -35,8 +35,9 @@ class Table:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def write(self, path: Path) -> None:
+    def write(self, file: str | Path) -> None:
         """Write the table in the format of the file's name, atomically; raises UserError when it cannot be written."""
+        path = Path(file)
         check_table_name(path)
         if path.suffix.lower() == ".npz":
             stream = io.BytesIO()
@@ -58,8 +59,9 @@ class Table:
         write_result(path, content)
 
     @classmethod
-    def read(cls, path: Path) -> Table:
+    def read(cls, file: str | Path) -> Table:
         """The table in a file; raises UserError for a file that is none."""
+        path = Path(file)
         try:
             if path.suffix.lower() == ".npz":
                 with np.load(path, allow_pickle=False) as stored:

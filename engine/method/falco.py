@@ -29,7 +29,7 @@ from faceanon_engine.engine.method.pairing import NearestNeighbours
 from faceanon_engine.engine.method.pool import Pool, PoolSpec
 from faceanon_engine.engine.method.pool_making import open_or_make_pool
 from faceanon_engine.engine.method.preset import Preset
-from faceanon_engine.engine.method.stages import embed_attributes, invert, synthesise
+from faceanon_engine.engine.method.stages import embed_attributes, invert_images, synthesise
 from faceanon_engine.engine.method.step import StepSettings, begin, mix_codes
 from faceanon_engine.engine.models.bundle import Bundle
 from faceanon_engine.engine.models.opened import OpenedNetworks
@@ -199,7 +199,7 @@ class Falco:
 
     def intermediates(self, originals: Pixels | Floats | Tensor, neighbour_ids: Sequence[int]) -> tuple[Pixels, Pixels]:
         """Pictures uint8 [N, S, S, 3] of the originals' inversions and of the pool's faces with these ids."""
-        codes = torch.as_tensor(invert(self.sessions, self._on_device(originals))).to(self.device)
+        codes = torch.as_tensor(invert_images(self.sessions, self._on_device(originals))).to(self.device)
         drawn = (codes, self._fakes(neighbour_ids))
         inversions, neighbours = (synthesise(self.sessions, each, self.preset.output_scaling) for each in drawn)
         return inversions, neighbours
@@ -229,7 +229,7 @@ class Falco:
         neighbours = self._index.search(embeddings)
         for number, key in enumerate(keys):
             pairs[key] = Pair(int(neighbours.ids[number, 0]), float(neighbours.distances[number, 0]))
-        w_plus_real = torch.as_tensor(invert(self.sessions, pixels)).to(self.device)
+        w_plus_real = torch.as_tensor(invert_images(self.sessions, pixels)).to(self.device)
         w_plus = mix_codes(w_plus_real, self._fakes(neighbours.ids[:, 0].tolist()), self.preset)
         state = begin(self._full.generator, w_plus, targets, self.settings)
         return [Ticket(key, state.part(number, 1)) for number, key in enumerate(keys)]

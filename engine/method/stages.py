@@ -1,6 +1,6 @@
 """The stages before the optimisation: plain functions from images to arrays, run by sessions of any backend.
 
-Images are float32 [N, 3, R, R] in [-1, 1], arrays or tensors; R is the generator's resolution. Source: FALCO, section 3.
+Images are float32 [N, 3, R, R] in [-1, 1], arrays or tensors; R is the generator's side. Source: FALCO, section 3.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def embed_identity(sessions: Sessions, images: Any, recipe: PixelRecipe) -> Floa
     return as_array(sessions.session("identity").run(for_identity(images, recipe)))
 
 
-def invert(sessions: Sessions, images: Any) -> Floats:
+def invert_images(sessions: Sessions, images: Any) -> Floats:
     """Codes w+ float32 [N, rows, w_dim] that the generator redraws the images from."""
     return as_array(sessions.session("inverter").run(images))
 

@@ -41,7 +41,7 @@ def demo_path() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "bundle"
 
 
-def installed() -> dict[str, Path]:
+def installed_bundles() -> dict[str, Path]:
     """Directories of the installed bundles by name, sorted; the one that comes with the package is not among them."""
     root = home().bundles
     if not root.is_dir():
@@ -99,7 +99,7 @@ class Bundle:
 
     @staticmethod
     def _find(name_or_path: str | os.PathLike[str] | None) -> Path:
-        by_name = installed()
+        by_name = installed_bundles()
         if name_or_path is None:
             if len(by_name) > 1:
                 raise UserError(f"several bundles are installed ({', '.join(by_name)}): choose one with --bundle")

@@ -138,7 +138,7 @@ def sessions_of_bundle(
 
 
 def sessions_of_folder(
-    folder: Path,
+    folder: str | Path,
     *,
     attribute_config: Mapping[str, Any] | None = None,
     precision: Precision = "fp32",
@@ -153,7 +153,7 @@ def sessions_of_folder(
     bundles: set[str] = set()
 
     def open_graph(graph: str) -> Session:
-        artifact = Artifact.read(folder / f"{artifact_name(graph, precision)}.onnx")
+        artifact = Artifact.read(Path(folder) / f"{artifact_name(graph, precision)}.onnx")
         artifact.check()
         bundles.add(artifact.bundle_digest)
         if len(bundles) > 1:

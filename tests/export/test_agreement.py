@@ -138,7 +138,7 @@ from faceanon_engine.engine.images.pixels import from_uint8
 from faceanon_engine.engine.method.pairing import NearestNeighbours
 from faceanon_engine.engine.method.pool import Pool
 from faceanon_engine.engine.method.preset import get_preset
-from faceanon_engine.engine.method.stages import embed_attributes, embed_identity, invert
+from faceanon_engine.engine.method.stages import embed_attributes, embed_identity, invert_images
 from faceanon_engine.engine.sessions.runs import sessions_of_folder
 
 folder, pool, out, *files = (Path(argument) for argument in sys.argv[1:])
@@ -147,7 +147,7 @@ images = from_uint8(np.stack([Reader("never", 64).read(sample_at(file)).faces[0]
 embedding = embed_attributes(sessions, images, preset.pairing_real)
 nearest = NearestNeighbours(Pool.open(pool).embedding(preset.pairing_generated)).search(embedding)
 identity = embed_identity(sessions, images, preset.identity_real)
-np.savez(out, attributes=embedding, identity=identity, codes=invert(sessions, images), neighbours=nearest.ids)
+np.savez(out, attributes=embedding, identity=identity, codes=invert_images(sessions, images), neighbours=nearest.ids)
 print([name for name in sys.modules if name.partition(".")[0] == "torch"][:3])
 """
 
@@ -204,7 +204,7 @@ def test_graphs_of_different_bundles_are_not_mixed(demo: Bundle, home: Path, ori
     record = tmp_path / "identity-fp32.json"
     record.write_text(record.read_text().replace(demo.digest, "0" * 64))
     sessions = sessions_of_folder(tmp_path)
-    stages.invert(sessions, originals[:1])
+    stages.invert_images(sessions, originals[:1])
     with pytest.raises(UserError, match="different bundles"):
         stages.embed_identity(sessions, originals[:1], FALCO.identity_real)
 
@@ -213,7 +213,7 @@ def test_a_stage_that_is_not_built_says_how_to(demo: Bundle, tmp_path: Path, mon
     monkeypatch.setenv("FACEANON_HOME", str(tmp_path))
     sessions = sessions_of_bundle(demo, settle("onnxruntime", "fp32", "cpu"))
     with pytest.raises(UserError, match="faceanon-engine build --bundle demo --networks inverter"):
-        stages.invert(sessions, np.zeros((1, 3, 64, 64), np.float32))
+        stages.invert_images(sessions, np.zeros((1, 3, 64, 64), np.float32))
 
 
 def test_what_prepares_a_backend_can_be_sent_to_the_process_of_a_device() -> None:

@@ -40,7 +40,7 @@ class Opened:
         return stages.embed_identity(self.sessions, images, self.preset.identity_real)
 
     def invert(self, images: Any) -> np.ndarray:
-        return stages.invert(self.sessions, images)
+        return stages.invert_images(self.sessions, images)
 
     def synthesise(self, w_plus: Any) -> np.ndarray:
         return stages.synthesise(self.sessions, as_tensor(w_plus), self.preset.output_scaling)
