@@ -67,13 +67,13 @@ def list_(as_json: bool) -> None:
             {
                 "pools": [
                     {
-                        "path": str(found.path),
-                        "bundle": found.spec.bundle,
-                        "size": found.size,
-                        "truncation": found.spec.truncation_psi,
-                        "seed": found.spec.seed,
+                        "path": str(each.path),
+                        "bundle": each.spec.bundle,
+                        "size": each.size,
+                        "truncation": each.spec.truncation_psi,
+                        "seed": each.spec.seed,
                     }
-                    for found in pools
+                    for each in pools
                 ]
             }
         )
@@ -81,9 +81,9 @@ def list_(as_json: bool) -> None:
     console = output_console()
     if not pools:
         say(console, f"no pools in {home().pools}")
-    for found in pools:
+    for each in pools:
         say(
             console,
-            f"{found.size} faces, truncation {found.spec.truncation_psi:g}, seed {found.spec.seed}, "
-            f"bundle {found.spec.bundle[:12]}: {found.path}",
+            f"{each.size} faces, truncation {each.spec.truncation_psi:g}, seed {each.spec.seed}, "
+            f"bundle {each.spec.bundle[:12]}: {each.path}",
         )

@@ -37,9 +37,9 @@ HEAD = "attribute_head.safetensors"
 
 
 def _trained(run: Path) -> dict[str, Any]:
-    found = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
-    took = {name: found[name] + found.get("earlier", {}).get(name, 0) for name in ("step", "seconds")}
-    return {"steps": took["step"], "seconds": round(took["seconds"]), "networks": found["networks"]}
+    checkpoint = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
+    took = {name: checkpoint[name] + checkpoint.get("earlier", {}).get(name, 0) for name in ("step", "seconds")}
+    return {"steps": took["step"], "seconds": round(took["seconds"]), "networks": checkpoint["networks"]}
 
 
 def main() -> None:

@@ -71,11 +71,11 @@ def loss_of(networks: nn.ModuleDict, batch: Any, step: int) -> dict[str, Tensor]
 
 
 def main() -> None:
-    found = parser(__doc__, batch=16)
-    found.add_argument(
+    options = parser(__doc__, batch=16)
+    options.add_argument(
         "--mapping-steps", type=int, default=25_000, help="of the mapping network's fit, before all else"
     )
-    arguments = found.parse_args()
+    arguments = options.parse_args()
     data = Data(arguments.data, "scenes")
     torch.manual_seed(arguments.seed)
     generator = Generator(GENERATOR)

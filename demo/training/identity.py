@@ -52,11 +52,11 @@ def augmented(images: Tensor) -> Tensor:
 
 
 def main() -> None:
-    found = parser(__doc__, batch=64)
-    found.add_argument("--architecture", choices=["ir-se", "plain"], default="ir-se")
-    found.add_argument("--begin", type=Path, help="run of an encoder to begin with, its heads included")
-    found.add_argument("--generator", type=Path, help="run of the generator that draws every other picture")
-    arguments = found.parse_args()
+    options = parser(__doc__, batch=64)
+    options.add_argument("--architecture", choices=["ir-se", "plain"], default="ir-se")
+    options.add_argument("--begin", type=Path, help="run of an encoder to begin with, its heads included")
+    options.add_argument("--generator", type=Path, help="run of the generator that draws every other picture")
+    arguments = options.parse_args()
     data = Data(arguments.data, "people")
     torch.manual_seed(arguments.seed)
     device = torch.device(arguments.device)

@@ -79,17 +79,17 @@ class EngineCache:
         if not path.with_suffix(".json").exists():
             return None
         try:
-            found = Artifact.read(path)
-            if (found.bundle_digest, found.graph, found.precision) != (bundle, graph, precision):
+            artifact = Artifact.read(path)
+            if (artifact.bundle_digest, artifact.graph, artifact.precision) != (bundle, graph, precision):
                 raise UserError(f"{path} is of another network")
-            made_by, here = found.tools.get(OURS), our_version()
+            made_by, here = artifact.tools.get(OURS), our_version()
             if made_by not in (None, here):
                 raise UserError(f"{path} was exported by version {made_by}, this is {here}: it is exported again")
-            found.check()
+            artifact.check()
         except UserError as error:
             logger.warning("%s", error)
             return None
-        return found
+        return artifact
 
     def ensure_graph(
         self,
@@ -141,28 +141,28 @@ class EngineCache:
         candidates = []
         for record in sorted(folder.glob("*.json")) if folder.is_dir() else []:
             try:
-                found = _key_of(json.loads(record.read_text(encoding="utf-8"))["key"])
+                candidate = _key_of(json.loads(record.read_text(encoding="utf-8"))["key"])
             except (OSError, ValueError, KeyError, TypeError, UserError):
                 continue
             same = replace(
-                found,
+                candidate,
                 architecture=key.architecture,
                 backend_version=key.backend_version,
                 options=key.options,
-                profile=key.profile if any_profile else found.profile,
+                profile=key.profile if any_profile else candidate.profile,
             )
-            if same == key and runs_on(found, architecture) and _runs_with(found, key.backend_version):
-                candidates.append(found)
+            if same == key and runs_on(candidate, architecture) and _runs_with(candidate, key.backend_version):
+                candidates.append(candidate)
         candidates.sort(
-            key=lambda found: (
-                found.profile != key.profile,
-                -found.profile.max,
-                _preference(found, architecture),
-                found.name,
+            key=lambda candidate: (
+                candidate.profile != key.profile,
+                -candidate.profile.max,
+                _preference(candidate, architecture),
+                candidate.name,
             )
         )
-        for found in candidates:
-            entry = self.find(found)
+        for candidate in candidates:
+            entry = self.find(candidate)
             if entry is not None:
                 return entry
         return None
@@ -235,13 +235,13 @@ class EngineCache:
 def _clear_leftovers(path: Path) -> None:
     """Delete what processes that were killed had half written there; whoever calls holds the lock of that path."""
     unfinished = re.compile(rf"\.{re.escape(path.name)}(\.[a-z]+)?-[a-z0-9_]{{8}}")  # as tempfile makes names
-    for found in path.parent.iterdir():
-        if unfinished.fullmatch(found.name):
-            logger.info("%s was left unfinished: removed", found)
-            if found.is_dir():
-                shutil.rmtree(found, ignore_errors=True)
+    for leftover in path.parent.iterdir():
+        if unfinished.fullmatch(leftover.name):
+            logger.info("%s was left unfinished: removed", leftover)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
             else:
-                found.unlink(missing_ok=True)
+                leftover.unlink(missing_ok=True)
 
 
 def read_entry(path: Path) -> Entry:
