@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from faceanon_engine.demo.people import describe
-from faceanon_engine.demo.render import _colours, _hsv
+from faceanon_engine.demo.render import colours_of, rgb_of_hsv
 from faceanon_engine.engine.networks.stylegan2 import Mapping
 from faceanon_engine.engine.networks.stylegan2_layers import EqualizedLinear
 
@@ -32,8 +32,8 @@ def quantities(u: npt.NDArray[np.floating]) -> dict[str, float]:
     """What the picture of u [P] is drawn from, by name: everything described, colours as grey and two differences."""
     d = describe(u)
     values = {name: value for name, value in d.items() if name not in REPLACED}
-    skin, hair, _, clothes = _colours(d)
-    background = _hsv(d["background_hue"], d["background_saturation"], d["background_value"])
+    skin, hair, _, clothes = colours_of(d)
+    background = rgb_of_hsv(d["background_hue"], d["background_saturation"], d["background_value"])
     colours = {"skin": skin, "hair": hair, "clothes": clothes, "background": background}
     for name, (red, green, blue) in colours.items():
         values |= {f"{name}_grey": red + green + blue, f"{name}_warm": red - blue, f"{name}_green": green - red - blue}

@@ -16,7 +16,7 @@ import numpy as np
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError, UserError
 from faceanon_engine.engine.images.align import Face
-from faceanon_engine.engine.images.encode import encode
+from faceanon_engine.engine.images.encode import encode_image
 from faceanon_engine.engine.job.manifest import ItemRow, Manifest
 from faceanon_engine.engine.job.names import codes_name
 from faceanon_engine.engine.job.report import JobObserver
@@ -174,7 +174,7 @@ class Recorder:
         )
 
     def _write_files(self, row: ItemRow, result: AnonymizedBatch, number: int) -> None:
-        encoded = encode(result.images[number], self._settings.resolved_format, self._settings.resolved_quality)
+        encoded = encode_image(result.images[number], self._settings.resolved_format, self._settings.resolved_quality)
         if row.codes is not None:
             stream = io.BytesIO()
             np.save(stream, np.asarray(result.codes[number], np.float32))

@@ -6,7 +6,7 @@
     ROOT/timing/BACKEND-VERSION-sm_90.timing              timings that TensorRT measured there
 
 An entry is used when its record says exactly what is wanted and the file's bytes are those recorded; anything else is
-as good as missing and is made again. Records are written last, both whole or not at all.
+as good as missing and is made again. Records are written last, both atomically.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from faceanon_engine.engine.choices import ImageInput, Precision
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.sessions.engine_key import EngineKey, _key_of, _preference, _runs_with, runs_on
+from faceanon_engine.engine.sessions.engine_key import EngineKey, key_of, preference, runs_on, runs_with
 from faceanon_engine.engine.sessions.graphs import Artifact, artifact_name
 from faceanon_engine.engine.system.digests import sha256_of
 from faceanon_engine.engine.system.files import write_atomic
@@ -141,7 +141,7 @@ class EngineCache:
         candidates = []
         for record in sorted(folder.glob("*.json")) if folder.is_dir() else []:
             try:
-                candidate = _key_of(json.loads(record.read_text(encoding="utf-8"))["key"])
+                candidate = key_of(json.loads(record.read_text(encoding="utf-8"))["key"])
             except (OSError, ValueError, KeyError, TypeError, UserError):
                 continue
             same = replace(
@@ -151,13 +151,13 @@ class EngineCache:
                 options=key.options,
                 profile=key.profile if any_profile else candidate.profile,
             )
-            if same == key and runs_on(candidate, architecture) and _runs_with(candidate, key.backend_version):
+            if same == key and runs_on(candidate, architecture) and runs_with(candidate, key.backend_version):
                 candidates.append(candidate)
         candidates.sort(
             key=lambda candidate: (
                 candidate.profile != key.profile,
                 -candidate.profile.max,
-                _preference(candidate, architecture),
+                preference(candidate, architecture),
                 candidate.name,
             )
         )
@@ -203,7 +203,7 @@ class EngineCache:
         """Delete engines that differ by an older graph or version alone: nothing will ask for them again."""
         for record in self.path(key).parent.glob("*.json"):
             try:
-                other = _key_of(json.loads(record.read_text(encoding="utf-8"))["key"])
+                other = key_of(json.loads(record.read_text(encoding="utf-8"))["key"])
             except (OSError, ValueError, KeyError, TypeError, UserError):
                 continue
             same = replace(other, graph_digest=key.graph_digest, backend_version=key.backend_version)
@@ -217,7 +217,7 @@ class EngineCache:
         return self.root / "timing" / f"{backend}-{version}-{architecture}.timing"
 
     def _once(self, path: Path, find: Callable[[], Made | None], make: Callable[[], Made]) -> Made:
-        """What is found, or else made; of several processes one makes it and the others wait and find it."""
+        """What is found, or else made; of several processes one makes it and the others wait and find it (no race)."""
         with ExitStack() as stack:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -251,7 +251,7 @@ def read_entry(path: Path) -> Entry:
         content = json.loads(record.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
-        entry = Entry(path, _key_of(content["key"]), dict(content["details"]))
+        entry = Entry(path, key_of(content["key"]), dict(content["details"]))
         expected = content["sha256"]
         actual = sha256_of(path)
     except OSError as error:

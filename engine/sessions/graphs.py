@@ -161,7 +161,7 @@ class Artifact:
             raise UserError(f"{self.path} is damaged, its sha256 is not the recorded one: export the graph again")
 
     def write(self) -> None:
-        """Write the record, whole or not at all."""
+        """Write the record atomically."""
         content = {"format": RECORD_FORMAT, **asdict(self), "path": self.path.name}
         write_atomic(self.record, (json.dumps(content, indent=1) + "\n").encode())
 

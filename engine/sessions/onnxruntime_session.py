@@ -39,8 +39,8 @@ class OnnxRuntimeSession(Session):
 
         Raises UserError when the package, the provider, or a kernel that the graph needs is missing.
         """
-        (input_name, input), (output_name, output) = *artifact.inputs.items(), *artifact.outputs.items()
-        super().__init__(input, output, max_batch)
+        (input_name, takes), (output_name, gives) = *artifact.inputs.items(), *artifact.outputs.items()
+        super().__init__(takes, gives, max_batch)
         self._names = (input_name, output_name)
         self._artifact = artifact
         self._device = device
