@@ -245,13 +245,13 @@ def _inputs_of(bundle: Bundle, artifact: Artifact, samples: Array) -> dict[str, 
     count = 6 if side <= 128 else 2
     samples = samples[: count + 2]
     if not graph.takes_image:
-        generator = bundle.generator()
+        generator = bundle.load("generator")
         z = torch.randn(count, generator.config.z_dim, generator=torch.Generator().manual_seed(0))
         if graph.input == "z":
             return {"random": z.numpy()}
         with torch.no_grad():
             codes = generator.broadcast(generator.mapping(z)).contiguous()
-            inverted = bundle.inverter()(torch.from_numpy(samples))
+            inverted = bundle.load("inverter")(torch.from_numpy(samples))
         return {"samples": inverted.numpy(), "random": codes.numpy()}
     noise = random_inputs(artifact, bundle.load(graph.role), count)
     return {"samples": _to_pixels(torch.from_numpy(samples)) if spec.dtype == "uint8" else samples, "random": noise}
@@ -270,7 +270,7 @@ def _pictures(bundle: Bundle, side: int) -> Array:
             with Image.open(file) as image:
                 pixels.append(np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS)))
         return from_uint8(torch.from_numpy(np.stack(pixels))).numpy()
-    generator = bundle.generator()
+    generator = bundle.load("generator")
     with torch.no_grad():
         z = torch.randn(8 if side <= 128 else 2, generator.config.z_dim, generator=torch.Generator().manual_seed(1))
         return torch.cat([generator(each[None], 0.7) for each in z]).clamp(-1, 1).numpy()

@@ -191,9 +191,11 @@ def step_parts(marks: Mapping[str, Any]) -> Parts:
 
 def step_networks(bundle: Bundle, device: str) -> Networks:
     """Generator, identity encoder and attribute encoder of the bundle, on the device."""
+    from faceanon_engine.engine.models.opened import OpenedNetworks
     from faceanon_engine.engine.networks.precision import Networks
 
-    return Networks(bundle.generator(device), bundle.identity_encoder(device), bundle.attribute_encoder(device))
+    opened = OpenedNetworks(bundle, device)
+    return Networks(opened.generator, opened.identity_encoder, opened.attribute_encoder)
 
 
 def take_steps(

@@ -27,7 +27,7 @@ RECIPE = PRESETS["falco"].pairing_generated
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     bundle = write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
-    return bundle.generator(), bundle.attribute_encoder()
+    return bundle.load("generator"), bundle.load("attribute_encoder")
 
 
 def make(spec: PoolSpec, networks: tuple[Any, Any], root: Path, **more: Any) -> Pool:
