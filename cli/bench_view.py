@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from faceanon_engine.engine.bench.compare import Change, Comparison
+from faceanon_engine.engine.bench import Change, Comparison
 
 WIDE = 128
 """Columns of a terminal that hold every statistic."""

@@ -35,9 +35,9 @@ def pool() -> None:
 @options.log_level
 def create(size: int, as_json: bool, **flags: Any) -> None:
     """Make a pool, or go on with one whose making was interrupted."""
-    from faceanon_engine.engine.job.settings import job_settings
+    from faceanon_engine.engine.job import job_settings
     from faceanon_engine.engine.job.stages import OpenedStages, make_pool
-    from faceanon_engine.engine.method.pool import PoolSpec
+    from faceanon_engine.engine.method import PoolSpec
     from faceanon_engine.export.prepare import prepare_for
 
     settings = job_settings("", "", flags)
@@ -58,7 +58,7 @@ def create(size: int, as_json: bool, **flags: Any) -> None:
 @options.log_level
 def list_(as_json: bool) -> None:
     """List the finished pools."""
-    from faceanon_engine.engine.method.pool import list_pools
+    from faceanon_engine.engine.method import list_pools
     from faceanon_engine.engine.system.home import home
 
     pools = list_pools()

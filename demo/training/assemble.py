@@ -25,13 +25,10 @@ from faceanon_engine.demo.training.common import (
     load_average,
 )
 from faceanon_engine.demo.training.inverter import average_code
+from faceanon_engine.engine.models import NetworkToWrite, write_bundle
 from faceanon_engine.engine.models.bundle import MANIFEST
-from faceanon_engine.engine.models.write import NetworkToWrite, write_bundle
-from faceanon_engine.engine.networks.e4e import Inverter
-from faceanon_engine.engine.networks.irse import IdentityEncoder
-from faceanon_engine.engine.networks.stylegan2 import Generator
-from faceanon_engine.engine.networks.vit import AttributeEncoder
-from faceanon_engine.engine.system.digests import sha256_of
+from faceanon_engine.engine.networks import AttributeEncoder, Generator, IdentityEncoder, Inverter
+from faceanon_engine.engine.system import sha256_of
 
 HEAD = "attribute_head.safetensors"
 

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from faceanon_engine.demo.people import SIZE
 from faceanon_engine.demo.training.dataset import CHUNK
-from faceanon_engine.engine.networks.e4e import InverterConfig
-from faceanon_engine.engine.networks.irse import IdentityEncoderConfig
-from faceanon_engine.engine.networks.stylegan2 import GeneratorConfig
-from faceanon_engine.engine.networks.vit import AttributeEncoderConfig
+from faceanon_engine.engine.networks import (
+    AttributeEncoderConfig,
+    GeneratorConfig,
+    IdentityEncoderConfig,
+    InverterConfig,
+)
 
 RESOLUTION = 64
 GENERATOR = GeneratorConfig(

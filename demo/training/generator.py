@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from faceanon_engine.demo.people import SIZE, group_mask
 from faceanon_engine.demo.training.common import GENERATOR, Data, channels_last, parser, random_batches, train
 from faceanon_engine.demo.training.mapping import fit_mapping
-from faceanon_engine.engine.networks.stylegan2 import Generator
+from faceanon_engine.engine.networks import Generator
 
 ROWS = {"pose": (0, 3), "identity": (3, 8), "colour": (8, 10)}
 

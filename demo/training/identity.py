@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from faceanon_engine.demo.people import INDEX, SHAPES
 from faceanon_engine.demo.training.common import GENERATOR, IDENTITY_ENCODER, Data, load_average, parser, train
 from faceanon_engine.demo.training.dataset import PICTURES
-from faceanon_engine.engine.networks.irse import IdentityEncoder
-from faceanon_engine.engine.networks.stylegan2 import Generator
+from faceanon_engine.engine.networks import Generator, IdentityEncoder
 
 # What of u the embedding is asked for besides the person's number.
 DRAWN = ("sex", "age", "race_a", "race_b", "brow_thickness", *SHAPES)

@@ -31,7 +31,7 @@ from faceanon_engine.demo.training.common import (
     random_batches,
 )
 from faceanon_engine.demo.training.generator import mixed_codes, picture_loss
-from faceanon_engine.engine.networks.stylegan2 import Generator
+from faceanon_engine.engine.networks import Generator
 
 PICTURE, FEATURES, LOOKS = 0.5, 2.0, 0.2
 """Weights of the generator's losses: pyramid of differences, discriminator's features, discriminator's answer."""
