@@ -22,18 +22,19 @@ from torch import Tensor, nn
 
 from faceanon_engine.engine.choices import Precision
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.images.pixels import from_uint8, to_uint8
-from faceanon_engine.engine.networks.stylegan2 import Generator
-from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, Tolerance
+from faceanon_engine.engine.images import from_uint8, to_uint8
+from faceanon_engine.engine.networks import Generator
+from faceanon_engine.engine.sessions import GRAPHS, Artifact
+from faceanon_engine.engine.sessions.graphs import Tolerance
+from faceanon_engine.engine.system import first_line
 from faceanon_engine.engine.system.packages import version_of
-from faceanon_engine.engine.system.printable import first_line
 from faceanon_engine.export.precision import expose, rounded
 from faceanon_engine.export.wrappers import run_network, wrap
 
 if TYPE_CHECKING:
     import onnxruntime
 
-    from faceanon_engine.engine.models.bundle import Bundle
+    from faceanon_engine.engine.models import Bundle
 
 Array = npt.NDArray[Any]
 
@@ -261,7 +262,7 @@ def _pictures(bundle: Bundle, side: int) -> Array:
     """Pictures float32 [N, 3, side, side]: the samples that come with the source, or the generator's own."""
     from PIL import Image, ImageOps
 
-    from faceanon_engine.engine.models.bundle import demo_path
+    from faceanon_engine.engine.models import demo_path
 
     files = sorted((demo_path().parent / "samples").glob("person-*.*"))[:8]
     if files:
