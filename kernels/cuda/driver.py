@@ -70,9 +70,9 @@ class DirectDriver:
         return module
 
     def function(self, module: ctypes.c_void_p, kernel: str) -> ctypes.c_void_p:
-        found = ctypes.c_void_p()
-        self._call("cuModuleGetFunction", ctypes.byref(found), module, kernel.encode(), about=f" {kernel}")
-        return found
+        function = ctypes.c_void_p()
+        self._call("cuModuleGetFunction", ctypes.byref(function), module, kernel.encode(), about=f" {kernel}")
+        return function
 
     def launches_on(self, stream: int) -> bool:
         return True

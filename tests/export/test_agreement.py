@@ -133,7 +133,7 @@ from pathlib import Path
 import numpy as np
 from faceanon_engine.engine.sessions.runs import from_folder
 from faceanon_engine.engine.images.pixels import from_uint8
-from faceanon_engine.engine.images import InputFile
+from faceanon_engine.engine.datasets.folder import InputFile
 from faceanon_engine.engine.datasets.reader import Reader
 from faceanon_engine.engine.method.pool import Pool
 from faceanon_engine.engine.method.preset import get_preset
