@@ -8,13 +8,13 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import filelock
 import pytest
 
+from faceanon_engine import __version__
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.sessions.cache import EngineCache, read_entry
 from faceanon_engine.engine.sessions.engine_key import EngineKey, EngineOptions
@@ -260,7 +260,7 @@ def test_a_graph_is_exported_once_and_again_when_it_is_damaged(tmp_path: Path) -
 def test_a_graph_of_another_version_of_the_exporter_is_stale(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path)
     artifact = write_linear(cache.graphs_folder("b" * 64))
-    for recorded, taken in ((version("faceanon-engine"), True), ("0.0.1", False)):
+    for recorded, taken in ((__version__, True), ("0.0.1", False)):
         replace(artifact, tools={"faceanon-engine": recorded}).write()
         assert (cache.find_graph("b" * 64, "mapping", "fp32") is not None) is taken
 
