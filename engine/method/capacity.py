@@ -9,7 +9,7 @@ from faceanon_engine.engine.method.step import State, StepSettings, step
 from faceanon_engine.engine.networks.precision import Networks
 from faceanon_engine.engine.sessions.runs import Runs
 from faceanon_engine.engine.system.devices import gpu_of
-from faceanon_engine.engine.system.memory import free_memory
+from faceanon_engine.engine.system.memory import free_memory, would_not_fit
 
 
 def choose_batch_size(runs: Runs, limit: int = 32) -> int:
@@ -20,6 +20,13 @@ def choose_batch_size(runs: Runs, limit: int = 32) -> int:
     # Half of a GPU's memory counts as free: asking would need Torch.
     free = free_memory() if runs.device == "cpu" else gpu_of(runs.device).total // 2
     return max(1, min(limit, free // 4 // (128 * 2**20)))
+
+
+def reduced_to_fit(count: int, each: float) -> int:
+    """So many images, halved until the memory that is free is expected to hold them at `each` bytes; at least 1."""
+    while count > 1 and would_not_fit(each * count):
+        count //= 2
+    return count
 
 
 MOST_SLOTS = 32

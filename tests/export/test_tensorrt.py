@@ -22,9 +22,10 @@ from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact
 from faceanon_engine.engine.sessions.session import Profile
 from faceanon_engine.engine.system.cuda_driver import Gpu, gpus
 from faceanon_engine.export.inspect import inspect
-from faceanon_engine.export.onnx_export import export_graph, export_network
+from faceanon_engine.export.onnx_export import export_graph
 from faceanon_engine.export.tensorrt import Phases, architectures, build_engine, known_targets
 from tests.golden import stand_ins
+from tests.support.export_network import export_network
 from tests.support.fake_tensorrt import HostMemory, Module
 from tests.support.small_graph import WEIGHT, write, write_linear
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.system.files import atomic_file, write_result
+from faceanon_engine.engine.system.files import atomic_file, atomic_folder, staging_folder, write_result
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,3 +57,26 @@ def test_others_may_read_it_as_far_as_the_process_lets_them(tmp_path: Path) -> N
     (tmp_path / "usual").touch()
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ours", "usual")]
     assert modes[0] == modes[1]
+
+
+def test_a_folder_takes_the_place_of_another_as_a_whole(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "out"
+    for content in ("first", "second"):
+        with atomic_folder(target) as temporary:
+            (temporary / content).touch()
+            assert content not in (os.listdir(target) if target.exists() else [])
+        assert os.listdir(target) == [content]
+    with pytest.raises(FileNotFoundError), atomic_folder(target) as temporary:
+        os.replace(temporary / "missing", temporary / "third")
+    assert os.listdir(target) == ["second"]
+    assert os.listdir(target.parent) == ["out"]
+
+
+def test_what_is_ready_leaves_the_staging_folder_and_the_rest_vanishes(tmp_path: Path) -> None:
+    with staging_folder(tmp_path / "deep" / "graph") as staging:
+        assert staging.parent == tmp_path / "deep"
+        assert staging.name.startswith(".graph-"), "hidden, and named after what it is for"
+        for name in ("ready", "half"):
+            (staging / name).touch()
+        os.replace(staging / "ready", tmp_path / "deep" / "ready")
+    assert os.listdir(tmp_path / "deep") == ["ready"]
