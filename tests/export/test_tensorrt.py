@@ -56,8 +56,13 @@ def test_every_graph_of_the_demo_bundle_becomes_an_engine(
 ) -> None:
     artifact = export_graph(demo, graph, precision, tmp_path, traced=traced(demo, graph), check=False)
     shares: list[float] = []
+
+    def progress(done: float, total: float | None, what: str = "") -> None:
+        assert total == 1.0
+        shares.append(done)
+
     entry = EngineCache(tmp_path).ensure(
-        key_of(artifact), lambda: build_engine(artifact, key_of(artifact), trt, progress=shares.append)
+        key_of(artifact), lambda: build_engine(artifact, key_of(artifact), trt, progress=progress)
     )
     assert shares == sorted(shares)
     assert (shares[-1], len(shares) > 10) == (1.0, True)
@@ -179,7 +184,7 @@ def test_interrupting_a_build_stops_it(tmp_path: Path) -> None:
     artifact = write_linear(tmp_path)
     shares: list[float] = []
 
-    def interrupt(share: float) -> None:
+    def interrupt(share: float, total: float | None, what: str = "") -> None:
         shares.append(share)
         # As a person does, while the library is at work: Python raises it wherever it is by then.
         os.kill(os.getpid(), signal.SIGINT)
