@@ -164,7 +164,10 @@ class Staging:
     folder: Path
 
     def publish(self, artifact: Artifact) -> Artifact:
-        """Move the files to their place, the record last, and clear away the weights of an artifact that was there."""
+        """Move the files to their place, each atomically, the record last: without it nothing is taken for whole.
+
+        The weights of an artifact that was there are cleared away.
+        """
         for file in reversed(artifact.files):  # the weights before the graph that names them
             os.replace(file, self.folder / file.name)
         moved = replace(artifact, path=self.folder / artifact.path.name)
@@ -185,7 +188,7 @@ def staged(
     simplify: bool = True,
     keep: bool = True,
 ) -> Iterator[Staging]:
-    """The typed graph written beside its later place; what is not published vanishes at the end.
+    """The typed graph written to a staging folder beside its later place; what is not published vanishes at the end.
 
     What was traced is used up unless `keep` says that it is still needed.
     """

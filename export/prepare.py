@@ -69,7 +69,7 @@ def prepare_graph(
     force: bool = False,
     trace: Callable[[], Traced] | None = None,
 ) -> Artifact:
-    """The exported and verified graph, made where it is missing or `force` is given.
+    """The exported and verified graph, made where it is missing or `force` is given; one of several processes makes it.
 
     `trace` gives the traced graph, which is kept for further precisions, and is called only where it is needed. Raises
     UserError when it cannot be exported with what is installed, or misses its tolerance.
