@@ -36,7 +36,7 @@ class Dlib:
     """dlib's recogniser, on boxes that another detector found."""
 
     def __init__(self) -> None:
-        import dlib
+        import dlib  # pyright: ignore[reportMissingImports]
 
         # Not imported: the package asks for a module that setuptools no longer has. Its files are all that is needed.
         place = importlib.util.find_spec("face_recognition_models")

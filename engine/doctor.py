@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import platform
@@ -69,16 +68,9 @@ def _package(module: str) -> dict[str, Any]:
 
 def _driver() -> dict[str, Any]:
     """The NVIDIA driver, asked directly, so that nothing else has to work."""
-    try:
-        library = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return {"works": False, "reason": "libcuda.so.1 is not there: no NVIDIA driver is installed"}
-    code = library.cuInit(0)
-    if code:
-        return {"works": False, "reason": f"the driver answers with error {code}: no usable GPU"}
-    version = ctypes.c_int()
-    library.cuDriverGetVersion(ctypes.byref(version))
-    return {"works": True, "version": f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"}
+    from faceanon_engine.engine.system.cuda_driver import driver_version
+
+    return _backend(lambda: f"CUDA {driver_version()}")
 
 
 def _gpus() -> list[dict[str, Any]]:

@@ -306,9 +306,9 @@ class _StyledEpilogue(torch.autograd.Function):
             return (None,) * 10
         z_grad = None if z_grad is None else channels_last(z_grad)
         image_grad = float32(image_grad)
-        found = Gradients(None, None, None, None)
+        gradients = Gradients(None, None, None, None)
         if any(wanted):
-            found = epilogue_gradients(
+            gradients = epilogue_gradients(
                 Constants(*constants),
                 kept,
                 signs,
@@ -322,7 +322,7 @@ class _StyledEpilogue(torch.autograd.Function):
         skip_grad = None
         if ctx.needs_input_grad[8] and image_grad is not None:
             skip_grad = skip_gradient(image_grad, settings.launcher)
-        u, demodulation, next_styles, rgb_styles = found
+        u, demodulation, next_styles, rgb_styles = gradients
         # Without its output's gradient a sum was not added up, and there is nothing to add.
         next_styles = None if z_grad is None else next_styles
         rgb_styles = None if image_grad is None else rgb_styles

@@ -146,13 +146,13 @@ class _UpEpilogue(torch.autograd.Function):
         gradient = channels_last(z_grad)
         of_demodulation = of_next = None
         if wanted.sums:
-            found = epilogue_gradients(
+            gradients = epilogue_gradients(
                 constants, filtered, signs, gradient, None, wanted, gradient, activate=True, launcher=launcher
             )
-            signs, of_demodulation, of_next = None, found.demodulation, found.next_styles
-            if found.u is None:
+            signs, of_demodulation, of_next = None, gradients.demodulation, gradients.next_styles
+            if gradients.u is None:
                 return None, of_demodulation, None, None, of_next, None
-            gradient = found.u
+            gradient = gradients.u
 
         batch, channels, height, width = gradient.shape
         shape = (batch, channels, height + 1, width + 1)

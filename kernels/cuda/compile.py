@@ -76,7 +76,7 @@ def default_folder() -> Path:
 def find_nvcc() -> Path | None:
     """The CUDA compiler: on the path, in CUDA_HOME, or where its installer puts it."""
     candidates = [shutil.which("nvcc"), f"{os.environ.get('CUDA_HOME', '')}/bin/nvcc", "/usr/local/cuda/bin/nvcc"]
-    return next((Path(found) for found in candidates if found and os.access(found, os.X_OK)), None)
+    return next((Path(path) for path in candidates if path and os.access(path, os.X_OK)), None)
 
 
 def compiler_version(nvcc: Path) -> str:
@@ -112,10 +112,10 @@ def parse_report(text: str) -> tuple[KernelUse, ...]:
         re.DOTALL,
     )
     for match in entry.finditer(text):
-        found = match.groupdict()
-        shared = re.search(r"(\d+) bytes smem", found.pop("rest"))
-        kernel = found.pop("kernel")
-        numbers = {key: int(value) for key, value in found.items()}
+        remarks = match.groupdict()
+        shared = re.search(r"(\d+) bytes smem", remarks.pop("rest"))
+        kernel = remarks.pop("kernel")
+        numbers = {key: int(value) for key, value in remarks.items()}
         uses.append(KernelUse(kernel=kernel, static_shared=int(shared[1]) if shared else 0, **numbers))
     return tuple(uses)
 

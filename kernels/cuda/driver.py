@@ -70,9 +70,9 @@ class DirectDriver:
         return module
 
     def function(self, module: ctypes.c_void_p, kernel: str) -> ctypes.c_void_p:
-        found = ctypes.c_void_p()
-        self._call("cuModuleGetFunction", ctypes.byref(found), module, kernel.encode(), about=f" {kernel}")
-        return found
+        function = ctypes.c_void_p()
+        self._call("cuModuleGetFunction", ctypes.byref(function), module, kernel.encode(), about=f" {kernel}")
+        return function
 
     def launches_on(self, stream: int) -> bool:
         return True
@@ -92,7 +92,7 @@ class PycudaDriver:
 
     def __init__(self, device: int) -> None:
         # Not at the top: without a driver the import fails.
-        import pycuda.driver as cuda
+        import pycuda.driver as cuda  # pyright: ignore[reportMissingImports]
 
         cuda.init()
         self._cuda = cuda

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from faceanon_engine.cli.main import cli
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.method import capacity
 from faceanon_engine.engine.models.bundle import Bundle
 from faceanon_engine.engine.sessions import opening
 from faceanon_engine.engine.sessions.cache import EngineCache
@@ -164,7 +165,7 @@ def test_what_was_built_is_shown_though_the_report_cannot_be_written(
 
 def test_a_trial_takes_no_more_images_than_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = opening.open_artifact(write_linear(tmp_path))
-    monkeypatch.setattr(building, "would_not_fit", lambda needed: None if needed <= 10 * 2**20 else "too much")
+    monkeypatch.setattr(capacity, "would_not_fit", lambda needed: None if needed <= 10 * 2**20 else "too much")
 
     class Peak:
         growth = 2**20

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from faceanon_engine.engine import doctor
+from faceanon_engine.engine.system import cuda_driver
+from faceanon_engine.engine.system.cuda_driver import DriverError
 from faceanon_engine.kernels.cuda import launch
 from faceanon_engine.kernels.cuda.compile import CompileError
 from tests.kernels.host_launcher import COMPILER, HostLauncher
@@ -25,8 +27,27 @@ def test_without_a_gpu_the_kernels_do_not_run() -> None:
     assert "no GPU that PyTorch can use" in found["reason"]
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("13.0", {"works": True, "version": "CUDA 13.0"}),
+        (DriverError("the driver answers with error 100: no usable GPU"), None),
+    ],
+)
+def test_the_driver_says_what_it_serves_or_why_nothing(
+    answer: Any, said: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version() -> str:
+        if isinstance(answer, DriverError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(cuda_driver, "driver_version", version)
+    assert doctor._driver() == (said or {"works": False, "reason": str(answer)})
+
+
 def test_what_the_launcher_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: Any) -> None:
+    def fails(_device: torch.device, _folder: Path) -> None:
         raise CompileError("nvcc was not found: install the CUDA toolkit")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -45,7 +66,7 @@ def test_a_kernel_is_run_and_looked_at(right: bool, tmp_path: Path, monkeypatch:
             super().launch(source, kernel, grid, block, arguments, shared)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(launch, "CudaLauncher", lambda *_: Launcher(tmp_path))
+    monkeypatch.setattr(launch, "CudaLauncher", lambda _device, _folder: Launcher(tmp_path))
     found = kernels()
     assert found["works"] == right
     assert found.get("version", found.get("reason")) == (
