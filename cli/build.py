@@ -203,12 +203,10 @@ def _profile(text: str) -> Any:
 
 
 def _write_report(path: Path, bundle: Any, request: Request, built: list[Built]) -> None:
-    from faceanon_engine.engine.doctor import examine
+    from faceanon_engine.engine.system.machine import describe_machine
     from faceanon_engine.export.build import write_report
 
-    found = examine()
-    machine = {key: found[key] for key in ("faceanon_engine", "python", "system", "cpu", "packages", "driver", "gpus")}
-    write_report(path, bundle, request, built, machine)
+    write_report(path, bundle, request, built, describe_machine())
 
 
 class _Progress(BuildObserver):

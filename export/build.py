@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REPORT_FORMAT = 1
+REPORT_FORMAT = 2
 ENGINE_BACKENDS = ("tensorrt", "tensorrt-rtx")
 
 
