@@ -31,6 +31,7 @@ from faceanon_engine.engine.sessions.session import Profile, Session
 from faceanon_engine.engine.sessions.tensorrt_session import load_module
 from faceanon_engine.engine.system.cuda_driver import Gpu, gpus
 from faceanon_engine.engine.system.files import write_atomic
+from faceanon_engine.engine.system.machine import describe_machine
 from faceanon_engine.engine.system.memory import OutOfMemory
 from faceanon_engine.engine.system.printable import first_line
 from faceanon_engine.engine.system.progress import Observer
@@ -42,9 +43,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REPORT_FORMAT = 1
+REPORT_FORMAT = 2
 ENGINE_BACKENDS = ("tensorrt", "tensorrt-rtx")
-_REPORTED_OF_MACHINE = ("faceanon_engine", "python", "system", "cpu", "packages", "driver", "gpus")
 
 
 @dataclass(frozen=True)
@@ -430,14 +430,11 @@ def _errors(bundle: Bundle, item: Item, session: Session, inputs: Any, image_inp
 
 def write_report(path: Path, build: Build) -> None:
     """Write what was built, and on what machine, as JSON, atomically; raises UserError when it cannot be written."""
-    from faceanon_engine.engine.doctor import examine
-
-    machine = examine()
     content = {
         "format": REPORT_FORMAT,
         "bundle": {"name": build.bundle.name, "digest": build.bundle.digest, "path": str(build.bundle.path)},
         "request": asdict(build.request),
-        "machine": {name: machine[name] for name in _REPORTED_OF_MACHINE},
+        "machine": describe_machine(),
         "built": [asdict(each) for each in build.built],
     }
     try:
