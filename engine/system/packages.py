@@ -16,9 +16,7 @@ def version_of(*names: str) -> str | None:
     """
     for name in names:
         if name == OURS:
-            from faceanon_engine import __version__
-
-            return __version__
+            return our_version()
         try:
             return metadata.version(name)
         except metadata.PackageNotFoundError:
