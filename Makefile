@@ -1,32 +1,28 @@
-# The two commands of the README. Each makes its own environment in .venv, from this folder's files alone.
+# The two commands of the README. Each makes its own environment in .venv; the package is installed there as a link to
+# this folder, so that it is never older than the files.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
 OUTPUT ?= demo-output
 
-.PHONY: demo test lint types current clean
+.PHONY: demo test lint types clean
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt .
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[demo,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
 	touch $@
 
 # Anonymize the sample images with the bundled networks; everything it makes lies in $(OUTPUT).
 demo: $(VENV)/.runtime
-	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall .
 	$(BIN)/faceanon-engine anonymize demo/samples $(OUTPUT)
 	$(BIN)/faceanon-engine status $(OUTPUT)
 	@echo
 	@echo "Originals beside their stand-ins: $(OUTPUT)/contact-sheet.png"
 	@echo "What happened to every image:     $(OUTPUT)/manifest.sqlite"
-
-# The package as it would be installed, from the files as they are now: an ordinary install is what mypy can follow.
-current: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall .
 
 # Everything that CI runs.
 test: lint types
@@ -36,7 +32,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: current
+types: $(VENV)/.dev
 	$(BIN)/mypy -p faceanon_engine
 
 clean:

@@ -1,6 +1,6 @@
 """What the demo bundle does to people it never saw: reconstruction, recognition, attributes, and the method as a whole.
 
-    python benchmarks/demo_evidence.py --people 64 --output benchmarks/results/demo_evidence.json
+    python -m benchmarks.demo_evidence --people 300
 
 Everybody here is drawn from seeds at and above `HELD_OUT_SEED + 1000`, which no training uses. Identities and
 attributes are drawn, so ground truth is exact. Re-identification is measured by a second recogniser
@@ -11,7 +11,6 @@ beside it, a plot of the same name.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -24,21 +23,22 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmarks.result import RESULTS, ROOT, new_result, new_row, table, write
 from faceanon_engine.demo.people import HELD_OUT_SEED, labels, sample_person
 from faceanon_engine.demo.render import render_codes
 from faceanon_engine.demo.training.identity import PlainEncoder
 from faceanon_engine.engine.images.pixels import from_uint8
-from faceanon_engine.engine.method.falco import Anonymizer, Stages
-from faceanon_engine.engine.method.pool import PoolSpec, create_pool
-from faceanon_engine.engine.method.preset import get_preset
+from faceanon_engine.engine.method.falco import Falco
+from faceanon_engine.engine.method.pool import PoolSpec
+from faceanon_engine.engine.method.pool_making import open_or_make_pool
+from faceanon_engine.engine.method.preset import Preset, get_preset
+from faceanon_engine.engine.method.stages import embed_identity
 from faceanon_engine.engine.models.bundle import Bundle
+from faceanon_engine.engine.models.opened import OpenedNetworks
 from faceanon_engine.engine.networks.features import attribute_features
+from faceanon_engine.engine.sessions.runs import sessions_of_bundle, settle
 
-HERE = Path(__file__).resolve().parent
-
-from benchmarks.machine import describe
-
-SECOND = HERE.parent / "demo" / "evaluation" / "second_recogniser.safetensors"
+SECOND = ROOT / "demo" / "evaluation" / "second_recogniser.safetensors"
 FIRST_PERSON = HELD_OUT_SEED + 1000
 MARGINS = (0.0, 0.5, 0.9)
 Floats = npt.NDArray[np.floating[Any]]
@@ -92,29 +92,28 @@ def threshold_at(different: Floats, false_accepts: float) -> float:
 class Attributes:
     """The bundle's attribute encoder with the head that was trained with it."""
 
-    def __init__(self, bundle: Bundle, stages: Stages) -> None:
+    def __init__(self, networks: OpenedNetworks, preset: Preset) -> None:
+        bundle = networks.bundle
         extra = bundle.content["extra"]
         head = load_file(bundle.path / extra["attribute_head"]["file"])
         self.names: list[str] = extra["attributes"]
         self.weight, self.bias = head["weight"].float(), head["bias"].float()
-        self.stages = stages
+        self.encoder, self.recipe = networks.attribute_encoder, preset.attribute_real
 
     @torch.no_grad()
     def predict(self, pictures: Images) -> npt.NDArray[np.bool_]:
         """Answers [N, A] for pictures uint8 [N, H, W, 3]."""
-        features = attribute_features(
-            self.stages.attribute_encoder, from_uint8(torch.from_numpy(pictures)), self.stages.preset.attribute_real
-        )
+        features = attribute_features(self.encoder, from_uint8(torch.from_numpy(pictures)), self.recipe)
         return (F.linear(features.embedding, self.weight, self.bias) > 0).numpy()
 
 
-def reconstruction(stages: Stages, codes: Floats, pictures: Images) -> dict[str, Any]:
+def reconstruction(networks: OpenedNetworks, codes: Floats, pictures: Images) -> dict[str, Any]:
     """How near the inversion comes to the picture, beside the generator given the picture's own vector."""
     originals = from_uint8(torch.from_numpy(pictures))
-    generator = stages.generator
+    generator = networks.generator
     with torch.no_grad():
         drawn = generator.synthesis(generator.broadcast(generator.mapping(torch.from_numpy(codes))))
-        inverted = generator.synthesis(torch.from_numpy(stages.invert(originals)))
+        inverted = generator.synthesis(networks.inverter(originals))
     return {
         "pictures": len(pictures),
         "inversion": likeness(inverted.clamp(-1, 1), originals),
@@ -159,11 +158,13 @@ def difference(ours: Floats, theirs: Floats) -> dict[str, Any]:
     return {"mean": float(each.mean()), "interval_95": np.quantile(each[drawn].mean(axis=1), [0.025, 0.975]).tolist()}
 
 
-def evidence(arguments: argparse.Namespace) -> dict[str, Any]:
-    bundle = Bundle.open(arguments.bundle)
+def evidence(bundle: Bundle, arguments: argparse.Namespace) -> dict[str, Any]:
+    """All values of the result."""
     preset = get_preset("falco")
-    stages = Stages(bundle, preset, "cpu")
-    attributes = Attributes(bundle, stages)
+    networks = OpenedNetworks(bundle)
+    runs = settle("torch", "fp32", "cpu")
+    sessions = sessions_of_bundle(bundle, runs, networks=networks)
+    attributes = Attributes(networks, preset)
     second = PlainEncoder()
     second.load_state_dict({key: value.float() for key, value in load_file(SECOND).items()}, strict=False)
     second.eval()
@@ -178,18 +179,20 @@ def evidence(arguments: argparse.Namespace) -> dict[str, Any]:
     views = 4
     codes = np.concatenate([sample_person(FIRST_PERSON + i, views) for i in range(arguments.known)])
     person = np.repeat(np.arange(arguments.known), views)
-    pictures = render_codes(codes, stages.resolution)
+    pictures = render_codes(codes, bundle.resolution)
     truth = np.array([[labels(u)[name] > 0 for name in attributes.names] for u in codes])
-    found: dict[str, Any] = {"what": __doc__, "machine": describe(), "bundle_digest": bundle.digest}
-    found["bundle_training"] = bundle.content["extra"].get("training")
-    found["reconstruction"] = reconstruction(stages, codes[::views], pictures[::views])
-    own = stages.embed_identity(from_uint8(torch.from_numpy(pictures)))
-    found["identity_encoder"] = recognition(own, person)
-    found["second_recogniser"] = recognition(second_embedding(pictures), person)
+    values: dict[str, Any] = {"reconstruction": reconstruction(networks, codes[::views], pictures[::views])}
+
+    def embed(pictures: Images) -> Floats:
+        return embed_identity(sessions, from_uint8(pictures), preset.identity_real)
+
+    own = embed(pictures)
+    values["identity_encoder"] = recognition(own, person)
+    values["second_recogniser"] = recognition(second_embedding(pictures), person)
     right = attributes.predict(pictures) == truth
     majority = np.maximum(truth.mean(axis=0), 1 - truth.mean(axis=0))
     recalls = [right[truth[:, i] == value, i].mean() for i in range(right.shape[1]) for value in (False, True)]
-    found["attribute_encoder"] = {
+    values["attribute_encoder"] = {
         "accuracy_mean": float(right.mean()),
         "balanced_accuracy_mean": float(np.mean(recalls)),
         "always_the_commoner_answer": float(majority.mean()),
@@ -202,14 +205,14 @@ def evidence(arguments: argparse.Namespace) -> dict[str, Any]:
     originals, real_truth = pictures[rows], truth[rows]
     said = attributes.predict(originals)
     galleries = {"same_picture": second_embedding(originals), "other_picture": second_embedding(pictures[rows + 1])}
-    own_threshold = found["identity_encoder"]["threshold_at_0.1_percent_false_accepts"]
+    own_threshold = values["identity_encoder"]["threshold_at_0.1_percent_false_accepts"]
 
     kept: dict[str, Floats] = {}
 
     def judged(case: str, outputs: Images) -> dict[str, Any]:
         answers = attributes.predict(outputs)
         kept[case] = (answers == said).mean(axis=1)
-        cosine = (stages.embed_identity(from_uint8(torch.from_numpy(outputs))) * own[rows]).sum(axis=1)
+        cosine = (embed(outputs) * own[rows]).sum(axis=1)
         return {
             "identity_cosine_mean": float(cosine.mean()),
             "identity_cosine_95th_percentile": float(np.quantile(cosine, 0.95)),
@@ -218,28 +221,22 @@ def evidence(arguments: argparse.Namespace) -> dict[str, Any]:
             "attributes_as_drawn": float((answers == real_truth).mean()),
             "as_predicted_of_original": by_name((answers == said).mean(axis=0)),
             "second_recogniser": {
-                name: reidentification(second_embedding(outputs), gallery, found["second_recogniser"])
+                name: reidentification(second_embedding(outputs), gallery, values["second_recogniser"])
                 for name, gallery in galleries.items()
             },
         }
 
     with tempfile.TemporaryDirectory() as folder:
-        pool = create_pool(
-            PoolSpec(bundle.digest, arguments.pool),
-            stages.generator,
-            stages.attribute_encoder,
-            preset.pairing_generated,
-            batch_size=64,
-            root=Path(folder),
-        )
+        spec = PoolSpec(bundle.digest, arguments.pool)
+        pool = open_or_make_pool(spec, networks, sessions, preset, batch_size=64, root=Path(folder))
         method: dict[str, Any] = {"people": arguments.people, "pool": arguments.pool, "steps": preset.steps}
         method["original_itself"] = judged("original", originals)
         method["another_person"] = judged("another_person", np.roll(originals, 1, axis=0))
         for margin in MARGINS:
-            anonymizer = Anonymizer(bundle, preset=preset, pool=pool, margin=margin, device="cpu")
+            falco = Falco(networks, sessions, pool, preset, margin=margin)
             started = time.monotonic()
             parts = [
-                anonymizer.anonymize(from_uint8(torch.from_numpy(part)), include_intermediates=True)
+                falco.anonymize(part, include_intermediates=True)
                 for part in np.array_split(originals, -(-len(originals) // 16))
             ]
             seconds = time.monotonic() - started
@@ -254,22 +251,22 @@ def evidence(arguments: argparse.Namespace) -> dict[str, Any]:
             for other in ("inversion", "nearest_fake"):
                 here[f"attributes_as_predicted_less_{other}"] = difference(kept[f"margin_{margin:g}"], kept[other])
             print(f"margin {margin}: cosine {here['identity_cosine_mean']:.3f}", flush=True)
-    found["method"] = method
-    return found
+    values["method"] = method
+    return values
 
 
-def plot(found: dict[str, Any], path: Path) -> None:
+def plot(values: dict[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    method = found["method"]
+    method = values["method"]
     cases = ["inversion", *(f"margin_{margin:g}" for margin in MARGINS), "nearest_fake", "another_person"]
     names = [case.replace("_", " ") for case in cases]
     figure, axes = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
     axes[0].bar(names, [method[case]["identity_cosine_mean"] for case in cases], color="tab:blue")
-    threshold = found["identity_encoder"]["threshold_at_0.1_percent_false_accepts"]
+    threshold = values["identity_encoder"]["threshold_at_0.1_percent_false_accepts"]
     axes[0].axhline(threshold, color="black", linestyle="--", linewidth=1, label="match at 0.1 % false accepts")
     axes[0].set_ylim(0, 1.2)  # room for the legend
     axes[0].set_title("identity cosine with the original")
@@ -288,23 +285,30 @@ def plot(found: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def table(found: dict[str, Any]) -> str:
-    lines = [
-        f"inversion: {found['reconstruction']['inversion']}",
-        f"identity encoder: ROC-AUC {found['identity_encoder']['roc_auc']:.4f}",
-        f"second recogniser: ROC-AUC {found['second_recogniser']['roc_auc']:.4f}",
-        f"attributes: {found['attribute_encoder']['accuracy_mean']:.4f}",
-        f"{'':18} {'cosine':>7} {'below':>6} {'2nd@1%':>7} {'rank 1':>7} {'as said':>8} {'as drawn':>8}",
-    ]
-    for case, row in found["method"].items():
-        if isinstance(row, dict):
-            second = row["second_recogniser"]["same_picture"]
-            lines.append(
-                f"{case:18} {row['identity_cosine_mean']:7.3f} {row['share_below_own_threshold']:6.3f} "
-                f"{second['accepted_at_1_percent']:7.3f} {second['rank_1']:7.3f} "
-                f"{row['attributes_as_predicted_of_original']:8.3f} {row['attributes_as_drawn']:8.3f}"
-            )
-    return "\n".join(lines)
+def summary(values: dict[str, Any]) -> str:
+    """The few numbers one asks for first."""
+    cases = []
+    for name, of_case in values["method"].items():
+        if isinstance(of_case, dict):
+            second = of_case["second_recogniser"]["same_picture"]
+            shown = {
+                "cosine": of_case["identity_cosine_mean"],
+                "below": of_case["share_below_own_threshold"],
+                "2nd@1%": second["accepted_at_1_percent"],
+                "rank 1": second["rank_1"],
+                "as said": of_case["attributes_as_predicted_of_original"],
+                "as drawn": of_case["attributes_as_drawn"],
+            }
+            cases.append(new_row({"case": name}, **shown))
+    return "\n".join(
+        [
+            f"inversion: {values['reconstruction']['inversion']}",
+            f"identity encoder: ROC-AUC {values['identity_encoder']['roc_auc']:.4f}",
+            f"second recogniser: ROC-AUC {values['second_recogniser']['roc_auc']:.4f}",
+            f"attributes: {values['attribute_encoder']['accuracy_mean']:.4f}",
+            table(cases, ["cosine", "below", "2nd@1%", "rank 1", "as said", "as drawn"]),
+        ]
+    )
 
 
 def main() -> None:
@@ -313,17 +317,26 @@ def main() -> None:
     parser.add_argument("--known", type=int, default=300, help="people the recognisers are judged on")
     parser.add_argument("--people", type=int, default=96, help="people who are anonymized")
     parser.add_argument("--pool", type=int, default=2048, help="generated faces to pair with")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "demo_evidence.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "demo_evidence.json")
     arguments = parser.parse_args()
     if not 2 <= arguments.people <= arguments.known:
         parser.error("--people must be between 2 and --known")
     started = time.monotonic()
-    found = evidence(arguments)
-    found["seconds"] = round(time.monotonic() - started, 1)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    plot(found, arguments.output.with_suffix(".png"))
-    print(table(found))
+    bundle = Bundle.open(arguments.bundle)
+    result = new_result(
+        "demo_evidence",
+        "what the demo bundle does to people it never saw: "
+        "reconstruction, recognition, attributes, the method as a whole",
+        bundle={"digest": bundle.digest, "training": bundle.content["extra"].get("training")},
+        known=arguments.known,
+        people=arguments.people,
+        pool=arguments.pool,
+    )
+    result["values"] = evidence(bundle, arguments)
+    result["seconds"] = round(time.monotonic() - started, 1)
+    write(arguments.output, result)
+    plot(result["values"], arguments.output.with_suffix(".png"))
+    print(summary(result["values"]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Whether programs made for photographs take the drawn people for faces, and for different ones.
 
     pip install dlib face_recognition_models
-    python benchmarks/demo_faces.py
+    python -m benchmarks.demo_faces
 
 The detector is the program's own, CenterFace; the recogniser is dlib's ResNet (King, 2017), which was trained on
 photographs and never saw a drawing. dlib and its models are not among the program's dependencies: building dlib takes
@@ -21,12 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.demo_evidence import area_under_curve, threshold_at
-from benchmarks.machine import describe
+from benchmarks.result import RESULTS, new_result, write
 from faceanon_engine.demo.people import HELD_OUT_SEED, sample_person
 from faceanon_engine.demo.render import render_codes
 from faceanon_engine.engine.images.detect import FaceDetector
 
-RESULTS = Path(__file__).resolve().parent / "results"
 FIRST_PERSON = HELD_OUT_SEED + 6000
 Floats = npt.NDArray[np.floating[Any]]
 Images = npt.NDArray[np.uint8]
@@ -36,7 +35,7 @@ class Dlib:
     """dlib's recogniser, on boxes that another detector found."""
 
     def __init__(self) -> None:
-        import dlib
+        import dlib  # pyright: ignore[reportMissingImports]
 
         # Not imported: the package asks for a module that setuptools no longer has. Its files are all that is needed.
         place = importlib.util.find_spec("face_recognition_models")
@@ -59,14 +58,14 @@ def detection(people: int, sizes: tuple[int, ...]) -> dict[str, Any]:
     """Share of pictures with a face found, one picture of each person."""
     codes = np.concatenate([sample_person(FIRST_PERSON + person, 1) for person in range(people)])
     detector = FaceDetector()
-    found: dict[str, Any] = {"detector": "CenterFace", "pictures": people}
+    shares: dict[str, Any] = {"detector": "CenterFace", "pictures": people}
     for size in sizes:
         faces = [detector.detect(picture) for picture in render_codes(codes, size)]
-        found[f"at_{size}_px"] = {
+        shares[f"at_{size}_px"] = {
             "found": sum(bool(several) for several in faces) / people,
             "more_than_one": sum(len(several) > 1 for several in faces) / people,
         }
-    return found
+    return shares
 
 
 def recognition(people: int, views: int, size: int) -> dict[str, Any]:
@@ -105,15 +104,23 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=4, help="pictures of each of them")
     parser.add_argument("--output", type=Path, default=RESULTS / "demo_faces.json")
     arguments = parser.parse_args()
-    result: dict[str, Any] = {"what": __doc__, "machine": describe()}
-    result["detection"] = detection(arguments.people, (64, 256))
-    print(json.dumps(result["detection"]), flush=True)
+    result = new_result(
+        "demo_faces",
+        "whether programs made for photographs take the drawn people for faces, and for different ones",
+        people=arguments.people,
+        known=arguments.known,
+        views=arguments.views,
+    )
+    values = result["values"]
+    values["detection"] = detection(arguments.people, (64, 256))
+    print(json.dumps(values["detection"]), flush=True)
     try:
-        result["recognition"] = recognition(arguments.known, arguments.views, 256)
+        values["recognition"] = recognition(arguments.known, arguments.views, 256)
     except ModuleNotFoundError as error:
         sys.exit(f"{error.name} is not installed: pip install dlib face_recognition_models (nothing was written)")
-    print(json.dumps(result["recognition"]))
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result["versions"]["dlib"] = values["recognition"]["dlib"]
+    print(json.dumps(values["recognition"]))
+    write(arguments.output, result)
 
 
 if __name__ == "__main__":

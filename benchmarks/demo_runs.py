@@ -1,8 +1,8 @@
 """What the options of the optimisation save and change: whole runs on the demo's samples, measured alike.
 
-    python benchmarks/demo_runs.py stopping
-    python benchmarks/demo_runs.py proxy
-    python benchmarks/demo_runs.py precision
+    python -m benchmarks.demo_runs stopping
+    python -m benchmarks.demo_runs proxy
+    python -m benchmarks.demo_runs precision
 
 stopping: the rule of the preset `fast`, a stricter and a laxer one. proxy: optimising through the generator's picture
 at 32 px, on the way to its 64, with more or fewer steps at the end; the demo's encoders take pictures of 64 and 48 px
@@ -17,7 +17,6 @@ processor seconds say more than wall seconds; both are given.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -27,12 +26,21 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-
-from benchmarks.machine import describe
+from benchmarks.result import RESULTS, ROOT, new_result, new_row, table, write
 from faceanon_engine.engine.choices import OptimisePrecision
 from faceanon_engine.engine.method.preset import PRESETS
 from faceanon_engine.engine.method.step import StepSettings
+
+# What of a row is printed; everything is written.
+SHOWN = (
+    "steps_mean",
+    "processor_seconds_per_image",
+    "time_saved",
+    "identity_off_margin_mean",
+    "attribute_loss_mean",
+    "attribute_loss_change_of_mean",
+    "pixel_change_mean_of_255",
+)
 
 Settings = Mapping[str, StepSettings]
 """The settings that are compared, by what they are called; the first is what the others are held to."""
@@ -60,30 +68,37 @@ class Demo:
         from faceanon_engine.engine.datasets.reader import Reader
         from faceanon_engine.engine.images.pixels import from_uint8
         from faceanon_engine.engine.method.compare import real_targets
-        from faceanon_engine.engine.method.falco import Anonymizer, Stages
+        from faceanon_engine.engine.method.pairing import NearestNeighbours
         from faceanon_engine.engine.method.pool import PoolSpec
+        from faceanon_engine.engine.method.pool_making import open_or_make_pool
+        from faceanon_engine.engine.method.stages import embed_attributes, invert_images
         from faceanon_engine.engine.method.step import mix_codes
         from faceanon_engine.engine.models.bundle import Bundle, demo_path
+        from faceanon_engine.engine.models.opened import OpenedNetworks
         from faceanon_engine.engine.networks.precision import Networks
+        from faceanon_engine.engine.sessions.runs import sessions_of_bundle, settle
+        from faceanon_engine.engine.system.devices import resolve_for_torch
 
         preset = PRESETS["falco"]
         bundle = Bundle.open(demo_path())
-        stages = Stages(bundle, preset, device)
-        pool = stages.pool(PoolSpec(bundle.digest, 1024), batch_size=32)
-        found = Anonymizer(bundle, preset=preset, pool=pool, device=device)
-        reader = Reader("never", found.resolution)
+        runs = settle("torch", "fp32", resolve_for_torch(device))
+        opened = OpenedNetworks(bundle, runs.device)
+        sessions = sessions_of_bundle(bundle, runs, networks=opened)
+        pool = open_or_make_pool(PoolSpec(bundle.digest, 1024), opened, sessions, preset, batch_size=32)
+        reader = Reader("never", bundle.resolution)
         samples = [each for each in find_inputs(ROOT / "demo" / "samples") if each.path.stem.startswith("person")]
         pixels = np.stack([reader.read(sample).faces[0].pixels for sample in samples[:limit]])
-        originals = found.to_device(from_uint8(torch.tensor(pixels)))
-        neighbours = found.pair(found.embed_attributes(originals))
-        fakes = torch.from_numpy(np.array(pool.w[neighbours.ids[:, 0]], np.float32)).to(found.device)
-        real = torch.as_tensor(found.invert(originals)).to(found.device)
         self.preset = preset
         self.bundle = bundle
-        self.device = found.device
-        self.networks = Networks(found.generator, found.identity_encoder, found.attribute_encoder)
-        self.w_plus = mix_codes(real, found.generator.broadcast(fakes), preset)
-        self.targets = real_targets(found.identity_encoder, found.attribute_encoder, originals, preset)
+        self.device = torch.device(runs.device)
+        self.networks = Networks(opened.generator, opened.identity_encoder, opened.attribute_encoder)
+        originals = from_uint8(torch.tensor(pixels)).to(self.device)
+        index = NearestNeighbours(pool.embedding(preset.pairing_generated))
+        neighbours = index.search(embed_attributes(sessions, originals, preset.pairing_real))
+        fakes = torch.from_numpy(np.array(pool.w[neighbours.ids[:, 0]], np.float32)).to(self.device)
+        real = torch.as_tensor(invert_images(sessions, originals)).to(self.device)
+        self.w_plus = mix_codes(real, opened.generator.broadcast(fakes), preset)
+        self.targets = real_targets(*self.networks[1:], originals, preset)
 
     def run(self, settings: StepSettings, together: int) -> Run:
         """Optimise every original with these settings, so many together."""
@@ -118,12 +133,11 @@ class Demo:
         )
 
 
-def row(name: str, run: Run, reference: Run, margin: float) -> dict[str, Any]:
-    """One setting's numbers, beside those of the reference."""
+def figures(run: Run, reference: Run, margin: float) -> dict[str, Any]:
+    """One setting's numbers, beside those of the reference; seconds are of one whole run, an image's share."""
     count = len(run.steps)
     off = np.abs(run.cosine - margin)
     return {
-        "setting": name,
         "images": count,
         "steps_mean": statistics.mean(run.steps),
         "steps": run.steps,
@@ -146,21 +160,21 @@ def stopping(demo: Demo, margin: float, fp16: bool) -> Settings:
     """All steps, the preset's rule, and stricter and laxer ones."""
     rule = PRESETS["fast"].stopping
     assert rule is not None
-    found = {"all steps": StepSettings(demo.preset, margin)}
+    settings = {"all steps": StepSettings(demo.preset, margin)}
     for improvement in (0.02, rule.improvement, 0.05):
         preset = replace(demo.preset, stopping=replace(rule, improvement=improvement))
         name = f"improved < {100 * improvement:g} %" + (" (fast)" if improvement == rule.improvement else "")
-        found[name] = StepSettings(preset, margin)
-    return found
+        settings[name] = StepSettings(preset, margin)
+    return settings
 
 
 def proxy(demo: Demo, margin: float, fp16: bool) -> Settings:
     """The whole picture all the time, and the proxy with more or fewer steps at the end."""
-    found = {"full resolution": StepSettings(demo.preset, margin)}
+    settings = {"full resolution": StepSettings(demo.preset, margin)}
     for finish in (20, 10, 5, 1):
         preset = replace(demo.preset, proxy_resolution=32, proxy_finish=finish)
-        found[f"32 px, last {finish} full"] = StepSettings(preset, margin)
-    return found
+        settings[f"32 px, last {finish} full"] = StepSettings(preset, margin)
+    return settings
 
 
 def precision(demo: Demo, margin: float, fp16: bool) -> Settings:
@@ -204,30 +218,27 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     question = QUESTIONS[arguments.question]
-    output = arguments.output or ROOT / "benchmarks" / "results" / question.result
+    output = arguments.output or RESULTS / question.result
     demo = Demo(arguments.limit, arguments.device)
-    bundle = {"name": demo.bundle.name, "digest": demo.bundle.digest}
-    result: dict[str, Any] = {"question": question.words, "bundle": bundle, "together": arguments.together}
-    result |= {"cases": [], "machine": describe()}
+    result = new_result(
+        "demo_runs",
+        question.words,
+        settings=arguments.question,
+        bundle={"name": demo.bundle.name, "digest": demo.bundle.digest},
+        limit=arguments.limit,
+        together=arguments.together,
+        device=arguments.device,
+    )
     for margin in arguments.margin:
-        rows: list[dict[str, Any]] = []
-        result["cases"].append({"margin": margin, "rows": rows})
         reference: Run | None = None
         for name, wanted in question.settings(demo, margin, arguments.fp16).items():
             run = demo.run(wanted, arguments.together)
             reference = reference or run
-            rows.append(row(name, run, reference, margin))
-            found = rows[-1]
-            print(
-                f"margin {margin:g} {name:>22}: {found['steps_mean']:4.1f} steps, "
-                f"{found['processor_seconds_per_image']:6.2f} s an image ({100 * found['time_saved']:+.0f} % saved), "
-                f"off margin {found['identity_off_margin_mean']:.4f}, attributes {found['attribute_loss_mean']:.2f} "
-                f"({100 * found['attribute_loss_change_of_mean']:+.1f} %), "
-                f"pixels {found['pixel_change_mean_of_255']:.1f}",
-                flush=True,
-            )
-            output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            values = figures(run, reference, margin)
+            result["rows"].append(new_row({"margin": margin, "setting": name}, **values))
+            write(output, result)
+            print(f"margin {margin:g} {name}: {values['processor_seconds_per_image']:.2f} s an image", flush=True)
+    print(table(result["rows"], SHOWN))
     print(f"written to {output}")
 
 

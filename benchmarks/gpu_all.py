@@ -1,8 +1,8 @@
 """Everything that needs a GPU, in one command: checks, then times; one JSON.
 
-    python benchmarks/gpu_all.py --output benchmarks/results/gpu-h200.json
-    python benchmarks/gpu_all.py --minutes 9.5 --wheels .whl
-    python benchmarks/gpu_all.py --rehearse
+    python -m benchmarks.gpu_all --output benchmarks/results/gpu-h200.json
+    python -m benchmarks.gpu_all --minutes 9.5 --wheels .whl
+    python -m benchmarks.gpu_all --rehearse
 
 It runs from the repository on a machine with Python 3.11 or later and PyTorch, without the network and without the
 package being installed. What else is missing may lie in a folder given by --wheels, filled where there is a network:
@@ -19,7 +19,6 @@ import argparse
 import importlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -31,15 +30,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+ROOT = Path(__file__).resolve().parent.parent
 
-from benchmarks import from_checkout
+if not __package__:  # started as a file, which leaves the repository's root off the path
+    sys.path.insert(0, str(ROOT))
 
 # What the engine and its tests need besides PyTorch: module and package.
 PACKAGES = {
     "numpy": "numpy",
     "psutil": "psutil",
+    "lazy_loader": "lazy-loader",
     "platformdirs": "platformdirs",
     "safetensors": "safetensors",
     "filelock": "filelock",
@@ -53,6 +53,7 @@ PACKAGES = {
     "hypothesis": "hypothesis",
     "pycuda": "pycuda",
 }
+RESULT = Path("benchmarks", "results", "gpu.json")
 FULL_MINUTES = 26
 """With fewer than these, parts may take less."""
 LEAST_SECONDS = 90
@@ -73,7 +74,7 @@ def parts(folder: Path, rehearse: bool, minutes: float = FULL_MINUTES) -> list[P
     """What is run, the most important first: the kernels' checks, the step at 1024 px and its checks, times, a job."""
     python = sys.executable
     device = "cpu" if rehearse else "cuda"
-    found: list[Part] = []
+    made: list[Part] = []
 
     def limit(seconds: float) -> float:
         return max(LEAST_SECONDS, seconds * min(1.0, minutes / FULL_MINUTES))
@@ -81,12 +82,12 @@ def parts(folder: Path, rehearse: bool, minutes: float = FULL_MINUTES) -> list[P
     def tests(name: str, path: str, seconds: float) -> None:
         report = folder / f"{name}.xml"
         command = [python, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}", path]
-        found.append(Part(name, command, report, limit(seconds)))
+        made.append(Part(name, command, report, limit(seconds)))
 
-    def script(name: str, file: str, *arguments: object, seconds: float) -> None:
+    def script(name: str, module: str, *arguments: object, seconds: float) -> None:
         result = folder / f"{name}.json"
-        command = [python, str(HERE / file), *map(str, arguments), "--output", str(result)]
-        found.append(Part(name, command, result, limit(seconds)))
+        command = [python, "-m", f"benchmarks.{module}", *map(str, arguments), "--output", str(result)]
+        made.append(Part(name, command, result, limit(seconds)))
 
     def step(side: int, seconds: float) -> None:
         sizes: tuple[object, ...] = ("--repeats", 8, "--seconds", 0.7 * limit(seconds))
@@ -94,25 +95,25 @@ def parts(folder: Path, rehearse: bool, minutes: float = FULL_MINUTES) -> list[P
             sizes = ("--tiny", "--repeats", 2, "--batches", 2, 1, "--precisions", "bf16", "fp32", "--steps", 3)
             sizes = (*sizes, "--ends", 2)
         real = {64: 32, 256: 64, 1024: 128}[side] if rehearse else side
-        script(f"step-{side}", "step_gpu.py", "--side", real, "--device", device, *sizes, seconds=seconds)
+        script(f"step-{side}", "step_gpu", "--side", real, "--device", device, *sizes, seconds=seconds)
 
     tests("tests-gpu-kernels", "tests/gpu/test_kernels.py", 180)
     step(1024, 480)
     tests("tests-gpu-step", "tests/gpu/test_cuda_step.py", 240)
     cuts = ("--rehearse",) if rehearse else ("--seconds", 0.7 * limit(420), "--compile-seconds", 0.25 * limit(420))
-    script("kernels", "kernels_gpu.py", *cuts, seconds=420)
+    script("kernels", "kernels_gpu", *cuts, seconds=420)
     job = ("--images", 2, "--tiny", "--device", "cpu") if rehearse else ("--images", 96, "--seconds", 0.5 * limit(300))
-    script("job", "job_gpu.py", *job, seconds=300)
+    script("job", "job_gpu", *job, seconds=300)
     tests("tests-gpu-job", "tests/gpu/test_job.py", 240)
     step(256, 180)
     step(64, 120)
     few = ("--limit", 1, "--together", 1) if rehearse else ("--limit", 24, "--together", 24)
     for question in ("precision",) if rehearse else ("precision", "stopping", "proxy"):
-        script(f"demo-{question}", "demo_runs.py", question, "--device", device, *few, seconds=120)
+        script(f"demo-{question}", "demo_runs", question, "--device", device, *few, seconds=120)
     if not rehearse:
         tests("tests-gpu-sessions", "tests/gpu/test_sessions.py", 240)
         tests("tests-kernels", "tests/kernels", 180)
-    return found
+    return made
 
 
 def run(part: Part, environment: dict[str, str], seconds: float, words: Path) -> dict[str, Any]:
@@ -133,54 +134,38 @@ def run(part: Part, environment: dict[str, str], seconds: float, words: Path) ->
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-    found: dict[str, Any] = {"outcome": outcome, "seconds": time.monotonic() - started}
+    ended: dict[str, Any] = {"outcome": outcome, "seconds": time.monotonic() - started}
     if outcome != "ok":
-        found["last_words"] = words.read_text(encoding="utf-8", errors="replace")[-4000:]
+        ended["last_words"] = words.read_text(encoding="utf-8", errors="replace")[-4000:]
     if part.result is not None and part.result.is_file():
         try:
             read = junit if part.result.suffix == ".xml" else lambda path: json.loads(path.read_text(encoding="utf-8"))
-            found["result"] = read(part.result)
+            ended["result"] = read(part.result)
         except (ValueError, ElementTree.ParseError) as error:
-            found["unreadable"] = str(error)
+            ended["unreadable"] = str(error)
     elif outcome == "ok":
-        found["outcome"] = "wrote nothing"
-    return found
+        ended["outcome"] = "wrote nothing"
+    return ended
 
 
 def junit(path: Path) -> dict[str, Any]:
     """Counts, and what failed or was skipped with the reason."""
     cases = ElementTree.parse(path).getroot().iter("testcase")
-    found: dict[str, Any] = {"passed": 0, "failed": [], "skipped": {}}
+    counts: dict[str, Any] = {"passed": 0, "failed": [], "skipped": {}}
     for case in cases:
         name = f"{case.get('classname')}::{case.get('name')}"
         trouble = [child for child in case if child.tag in ("failure", "error")]
         skipped = [child for child in case if child.tag == "skipped"]
         if trouble:
-            found["failed"].append(
+            counts["failed"].append(
                 {"test": name, "message": (trouble[0].text or trouble[0].get("message") or "")[-1500:]}
             )
         elif skipped:
             reason = skipped[0].get("message") or ""
-            found["skipped"][reason] = found["skipped"].get(reason, 0) + 1
+            counts["skipped"][reason] = counts["skipped"].get(reason, 0) + 1
         else:
-            found["passed"] += 1
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """What this runs on, asked without PyTorch, which may be what is broken."""
-    found: dict[str, Any] = {"python": sys.version.split()[0]}
-    tool = shutil.which("nvidia-smi")
-    if tool:
-        query = "name,driver_version,memory.total,clocks.max.sm,clocks.max.memory,power.limit"
-        command = [tool, f"--query-gpu={query}", "--format=csv,noheader"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-            found["nvidia_smi"] = done.stdout.strip().splitlines()
-        except (OSError, subprocess.TimeoutExpired) as error:
-            found["nvidia_smi"] = str(error)
-    found["missing_packages"] = [name for module, name in PACKAGES.items() if lacks(module)]
-    return found
+            counts["passed"] += 1
+    return counts
 
 
 def install_missing(wheels: Path) -> None:
@@ -204,39 +189,40 @@ def lacks(name: str) -> bool:
 
 
 def headline(results: dict[str, Any]) -> dict[str, Any]:
-    """The few numbers one asks for first."""
-    found: dict[str, Any] = {}
+    """The few numbers one asks for first, of what each part came to; parts that wrote no result are left out."""
+    few: dict[str, Any] = {}
+
+    def rows(part: str) -> list[dict[str, Any]]:
+        return results.get(part, {}).get("result", {}).get("rows", [])
+
     for side in (64, 256, 1024):
-        step = results.get(f"step-{side}", {}).get("result", {})
-        rows = step.get("rows", [])
-        if not rows:
+        steps = [row for row in rows(f"step-{side}") if "times_plain_loop" in row["values"]]
+        if not steps:
             continue
-
-        def speed(row: dict[str, Any]) -> float:
-            return float(row.get("graph", row["without_graph"])["images_per_second_at_50_steps"])
-
-        best = max(rows, key=speed)
-        found[f"{side} px"] = {
-            "images_per_second": speed(best),
-            "precision": best["precision"],
-            "batch": best["batch"],
-            "times_plain_loop": best.get("times_plain_loop"),
-            "share_of_roofline_measured": best.get("share_of_roofline_measured"),
-            "share_of_roofline_data_sheet": best.get("share_of_roofline_data_sheet"),
+        best = max(steps, key=lambda row: row["values"]["images_per_second_at_50_steps"])
+        few[f"{side} px"] = {
+            "images_per_second": best["values"]["images_per_second_at_50_steps"],
+            "precision": best["case"]["precision"],
+            "batch": best["case"]["batch"],
+            "times_plain_loop": best["values"]["times_plain_loop"],
+            "share_of_roofline_measured": best["values"].get("share_of_roofline_measured"),
+            "share_of_roofline_data_sheet": best["values"].get("share_of_roofline_data_sheet"),
         }
     for name, part in results.items():
         counts = part.get("result")
         if name.startswith("tests-") and counts:
             skipped = sum(counts["skipped"].values())
-            found[name] = f"{counts['passed']} passed, {len(counts['failed'])} failed, {skipped} skipped"
-    for row in results.get("kernels", {}).get("result", {}).get("synthesis", []):
-        if "times_fused" in row:
-            key = f"synthesis {row['resolution']} px {row['dtype']}, batch {row['batch']}"
-            found[key] = {"seconds": row["fused"]["both"]["seconds"], "by_torch_over_fused": row["times_fused"]}
-    for row in results.get("job", {}).get("result", {}).get("rows", []):
-        key = f"job {row['preset']} {row['format']}"
-        found[key] = {"images_per_second": row["images_per_second_after_first_step"]}
-    return found
+            few[name] = f"{counts['passed']} passed, {len(counts['failed'])} failed, {skipped} skipped"
+    for row in rows("kernels"):
+        case = row["case"]
+        if case["operation"] == "synthesis":
+            key = f"synthesis {case['resolution']} px {case['dtype']}, batch {case['batch']}"
+            seconds = row["timings"]["fused both"]["median"]
+            few[key] = {"seconds": seconds, "by_torch_over_fused": row["values"]["times_fused"]}
+    for row in rows("job"):
+        key = f"job {row['case']['preset']} {row['case']['format']}"
+        few[key] = {"images_per_second": row["values"]["images_per_second_after_first_step"]}
+    return few
 
 
 def main() -> int:
@@ -247,25 +233,38 @@ def main() -> int:
     )
     parser.add_argument("--only", nargs="*", help="names of parts")
     parser.add_argument("--wheels", type=Path, help="folder of wheels of missing packages")
+    parser.add_argument("--commit", help="of the code, where this copy of it has no git to ask")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU at tiny sizes")
     arguments = parser.parse_args()
-    default = Path(tempfile.gettempdir(), "gpu-rehearsal.json") if arguments.rehearse else HERE / "results" / "gpu.json"
+    default = Path(tempfile.gettempdir(), "gpu-rehearsal.json") if arguments.rehearse else ROOT / RESULT
     output = arguments.output or default
 
     started = time.monotonic()
     if arguments.wheels:
         install_missing(arguments.wheels)
+    # Not above: what they import may just have been installed.
+    from benchmarks.result import UNKNOWN, new_result, write
+    from faceanon_engine.engine.system.machine import describe_moment
+
     results: dict[str, Any] = {}
-    report = {
-        "question": "does everything work on this GPU, and how fast is it",
-        "rehearsal": arguments.rehearse,
-        "machine": machine(),
-        "headline": {},
-        "parts": results,
-    }
+    report = new_result(
+        "gpu_all",
+        "does everything work on this GPU, and how fast is it",
+        rehearsal=arguments.rehearse,
+        minutes=arguments.minutes,
+        only=arguments.only,
+    )
+    if report["commit"] == UNKNOWN and arguments.commit:
+        report["commit"] = arguments.commit
+    values = report["values"]
+    values["before"] = describe_moment()
+    values["missing_packages"] = [name for module, name in PACKAGES.items() if lacks(module)]
+    values |= {"headline": {}, "parts": results}
     with tempfile.TemporaryDirectory(prefix="faceanon-gpu-") as scratch:
         folder = Path(scratch)
-        environment = from_checkout.environment(from_checkout.link(folder / "package"))
+        environment = dict(os.environ)
+        # Workers that a job starts import the package from here, too.
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [environment.get("PYTHONPATH")])])
         environment["FACEANON_HOME"] = str(folder / "home")
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         every = parts(folder, arguments.rehearse, arguments.minutes)
@@ -277,20 +276,19 @@ def main() -> int:
                 continue
             left = 60 * arguments.minutes - (time.monotonic() - started)
             try:
-                found = (
+                ended = (
                     run(part, environment, left, folder / f"{part.name}.txt") if left > 5 else {"outcome": "no time"}
                 )
             except OSError as error:
-                found = {"outcome": f"could not be run: {error}"}
-            results[part.name] = found
-            print(f"{part.name:>24}: {found['outcome']} after {found.get('seconds', 0):.0f} s", flush=True)
-            report["headline"] = headline(results)
+                ended = {"outcome": f"could not be run: {error}"}
+            results[part.name] = ended
+            print(f"{part.name:>24}: {ended['outcome']} after {ended.get('seconds', 0):.0f} s", flush=True)
+            values["headline"] = headline(results)
             report["seconds"] = time.monotonic() - started
-            output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(report["headline"], indent=1))
+            write(output, report)
+    print(json.dumps(values["headline"], indent=1))
     print(f"written to {output}")
-    failed = [name for name, found in results.items() if found["outcome"] != "ok"]
+    failed = [name for name, ended in results.items() if ended["outcome"] != "ok"]
     if failed:
         print(f"not all went well: {', '.join(failed)}; see last_words there", file=sys.stderr)
     return 1 if failed else 0

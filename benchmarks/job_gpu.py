@@ -1,6 +1,6 @@
 """Images a second of a whole job: reading, features, inversion, pairing, 50 steps, encoding, writing, recording.
 
-    python benchmarks/job_gpu.py --images 96 --output job-1024.json
+    python -m benchmarks.job_gpu --images 96 --output job-1024.json
 
 Networks have the official shapes and random weights, pictures are noise at 1024 px. Loading the networks and making the
 pool are told apart from the rest: a data set pays for them once.
@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-
 import numpy as np
 from PIL import Image
 
-from benchmarks.machine import describe
+from benchmarks.result import leave_out, new_result, new_row, table, write
 from benchmarks.step_gpu import configurations
 from faceanon_engine.engine.models.bundle import Bundle
 from faceanon_engine.engine.models.write import NetworkToWrite, write_bundle
@@ -89,16 +86,15 @@ def run_job(folder: Path, preset: str, format: str, arguments: argparse.Namespac
         observer=Timed(),
     )
     begun = watch.first_step or watch.started
-    return {
-        "preset": preset,
-        "format": format,
-        "done": result.done,
-        "failed": result.failed,
-        "seconds": result.seconds,
-        "seconds_before_first_step": begun - watch.started,
-        "images_per_second_after_first_step": result.done / (max(watch.finished) - begun),
-        "about": dict(result.about),
-    }
+    return new_row(
+        {"preset": preset, "format": format},
+        done=result.done,
+        failed=result.failed,
+        seconds=result.seconds,
+        seconds_before_first_step=begun - watch.started,
+        images_per_second_after_first_step=result.done / (max(watch.finished) - begun),
+        about=dict(result.about),
+    )
 
 
 def main() -> int:
@@ -115,14 +111,14 @@ def main() -> int:
     import torch
 
     started = time.monotonic()
-    report: dict[str, Any] = {
-        "question": "images a second of a whole job",
-        "images": arguments.images,
-        "precision": arguments.precision,
-        "rows": [],
-        "left_out": [],
-        "machine": describe(),
-    }
+    report = new_result(
+        "job_gpu",
+        "images a second of a whole job",
+        images=arguments.images,
+        precision=arguments.precision,
+        device=arguments.device,
+        tiny=arguments.tiny,
+    )
     with tempfile.TemporaryDirectory(prefix="faceanon-job-") as scratch:
         folder = Path(scratch)
         random_bundle(folder / "networks", arguments.tiny)
@@ -135,17 +131,16 @@ def main() -> int:
         for format in ("jpeg", "png"):
             for preset in arguments.presets:
                 if time.monotonic() - started > arguments.seconds:
-                    report["left_out"].append(f"{preset} {format}: out of time")
+                    leave_out(report, f"{preset} {format}", "out of time")
                     continue
                 try:
-                    row = run_job(folder, preset, format, arguments)
+                    report["rows"].append(run_job(folder, preset, format, arguments))
                 except Exception as error:  # costs no other job
-                    report["left_out"].append(f"{preset} {format}: {type(error).__name__}: {error}"[:600])
-                    print(report["left_out"][-1], file=sys.stderr, flush=True)
+                    leave_out(report, f"{preset} {format}", error)
+                    print(report["left_out"][-1]["why"], file=sys.stderr, flush=True)
                 else:
-                    report["rows"].append(row)
-                    print(f"{preset} {format}: {row['images_per_second_after_first_step']:.2f} images/s", flush=True)
-                arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+                    print(table(report["rows"][-1:], ["done", "images_per_second_after_first_step"]), flush=True)
+                write(arguments.output, report)
                 gc.collect()
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()

@@ -1,7 +1,7 @@
 """Checks every fused kernel on a GPU against its definition, and times it against what it replaces; one JSON.
 
-    python benchmarks/kernels_gpu.py --output benchmarks/results/kernels-h200.json
-    python benchmarks/kernels_gpu.py --rehearse --output /tmp/rehearsal.json
+    python -m benchmarks.kernels_gpu --output benchmarks/results/kernels-h200.json
+    python -m benchmarks.kernels_gpu --rehearse --output /tmp/rehearsal.json
 
 Checks: values and gradients against the definition in float64, over shapes and types, through both drivers, on a
 stream of its own and inside a CUDA graph. Times: the kernel, its definition as Torch runs it, the separate operations
@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
-import json
-import statistics
 import sys
 import tempfile
 import time
@@ -25,14 +23,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.attempts import attempted
-from benchmarks.machine import describe
+from benchmarks.result import leave_out, new_result, new_row, timing, write
 from faceanon_engine.engine.method.cuda_graph import capture
 from faceanon_engine.engine.networks import stylegan2
 from faceanon_engine.engine.networks.stylegan2 import Generator, GeneratorConfig
@@ -49,6 +45,9 @@ from faceanon_engine.kernels.token_loss import token_loss, token_loss_reference
 from faceanon_engine.kernels.up_epilogue import up_epilogue, up_epilogue_reference
 
 Variant = Callable[..., Sequence[Tensor | None]]
+
+SYNTHESIS = "synthesis"
+"""The operation of the rows that are of the whole generator."""
 
 # Of the largest magnitude, as the tests have them; a GPU adds up in yet another order.
 TOLERANCE = {torch.float32: 5e-6, torch.float16: 1.2e-3, torch.bfloat16: 9e-3}
@@ -363,8 +362,8 @@ def run_both(variant: Variant, inputs: Sequence[Tensor], cotangents: Sequence[Te
     """Outputs and gradients."""
     outputs = [y for y in variant(*inputs) if y is not None]
     wanted = [x for x in inputs if x.requires_grad]
-    found = torch.autograd.grad(outputs, wanted, list(cotangents), allow_unused=True)
-    return [*outputs, *(g for g in found if g is not None)]
+    gradients = torch.autograd.grad(outputs, wanted, list(cotangents), allow_unused=True)
+    return [*outputs, *(g for g in gradients if g is not None)]
 
 
 def cotangents_for(case: Case) -> list[Tensor]:
@@ -377,11 +376,11 @@ def cotangents_for(case: Case) -> list[Tensor]:
 def worst_error(case: Case, cotangents: Sequence[Tensor] | None = None) -> float:
     """Of outputs and gradients, as a share of the largest magnitude of each, against the definition in float64."""
     cotangents = cotangents or cotangents_for(case)
-    found = run_both(case.fused, case.inputs, cotangents)
+    computed = run_both(case.fused, case.inputs, cotangents)
     doubles = [x.detach().double().requires_grad_(x.requires_grad) for x in case.inputs]
     expected = run_both(case.definition, doubles, [c.double() for c in cotangents])
     errors = [0.0]
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(computed, expected, strict=True):
         error = float((a.detach().double() - b.detach()).abs().max() / b.detach().abs().max().clamp_min(1e-30))
         errors.append(error if error == error else float("inf"))
     return max(errors)
@@ -403,9 +402,9 @@ def check(launcher: Launcher, device: torch.device) -> dict[str, Any]:
 def check_on_a_stream(launcher: CudaLauncher, device: torch.device) -> dict[str, Any]:
     """The same on a stream of the launcher's own."""
     with torch.cuda.stream(launcher.new_stream()):
-        found = check(launcher, device)
+        report = check(launcher, device)
         torch.cuda.synchronize()
-    return found
+    return report
 
 
 def check_graph(launcher: CudaLauncher, device: torch.device) -> dict[str, Any]:
@@ -432,13 +431,27 @@ def check_graph(launcher: CudaLauncher, device: torch.device) -> dict[str, Any]:
     return {"driver": launcher.driver_for(stream.cuda_stream).name, "failed": failed}
 
 
+@dataclass(frozen=True)
+class Timed:
+    """How long a function took, as `timing` says it, and whether a graph of it was replayed; why not, where refused."""
+
+    timing: dict[str, Any]
+    graph: bool
+    refused: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The median."""
+        return float(self.timing["median"])
+
+
 class Clock:
-    """Seconds of a function, the median of some runs; on a GPU replayed as a graph where it can be captured."""
+    """Seconds of a function over some runs; on a GPU replayed as a graph where it can be captured."""
 
     def __init__(self, device: torch.device, repeats: int) -> None:
         self.device, self.repeats = device, repeats
 
-    def time(self, work: Callable[[], Any]) -> dict[str, Any]:
+    def time(self, work: Callable[[], Any]) -> Timed:
         if self.device.type != "cuda":
             work()
             samples = []
@@ -446,7 +459,7 @@ class Clock:
                 started = time.perf_counter()
                 work()
                 samples.append(time.perf_counter() - started)
-            return {"seconds": statistics.median(samples), "graph": False}
+            return Timed(timing(samples), graph=False)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -467,53 +480,76 @@ class Clock:
             second.record()
             second.synchronize()
             samples.append(first.elapsed_time(second) / 1e3)
-        return {"seconds": statistics.median(samples), "quickest": min(samples), "graph": refused is None} | (
-            {"not_captured": refused} if refused else {}
-        )
+        return Timed(timing(samples), graph=refused is None, refused=refused)
 
 
-def time_variant(case: Case, variant: Variant, cotangents: Sequence[Tensor], clock: Clock) -> dict[str, Any]:
-    """Forward alone, and with the backward pass; memory kept between the two."""
+PASSES = ("forward", "both")
+"""What is timed of a variant: forward alone, and with the backward pass."""
+
+
+def time_variant(case: Case, variant: Variant, cotangents: Sequence[Tensor], clock: Clock) -> dict[str, Timed]:
+    """Both passes of one way to compute a case."""
 
     def forward() -> None:
         with torch.no_grad():
             variant(*case.inputs)
 
-    found = {"forward": clock.time(forward)}
-    found["both"] = clock.time(lambda: run_both(variant, case.inputs, cotangents))
-    if clock.device.type == "cuda":
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        outputs = variant(*case.inputs)
-        given = sum(y.numel() * y.element_size() for y in outputs if y is not None)
-        found["kept_bytes"] = torch.cuda.memory_allocated() - before - given
-        del outputs
-    return found
+    return {"forward": clock.time(forward), "both": clock.time(lambda: run_both(variant, case.inputs, cotangents))}
+
+
+def kept_bytes(case: Case, variant: Variant) -> int:
+    """Memory on the GPU that is kept between the passes, without the outputs."""
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    outputs = variant(*case.inputs)
+    given = sum(y.numel() * y.element_size() for y in outputs if y is not None)
+    return torch.cuda.memory_allocated() - before - given
+
+
+def about(passes: dict[str, Timed]) -> dict[str, Any]:
+    """What to know of a variant's times, for JSON."""
+    refused = {name: timed.refused for name, timed in passes.items() if timed.refused}
+    return {"graph": {name: timed.graph for name, timed in passes.items()}} | (
+        {"not_captured": refused} if refused else {}
+    )
+
+
+def named(variants: dict[str, dict[str, Timed]]) -> dict[str, Any]:
+    """The timings of a row, such as "fused both"."""
+    return {f"{name} {kind}": timed.timing for name, passes in variants.items() for kind, timed in passes.items()}
 
 
 def time_case(case: Case, clock: Clock, compiled: bool) -> dict[str, Any]:
     """A row of the table."""
     cotangents = cotangents_for(case)
-    row: dict[str, Any] = {"operation": case.operation, "shape": case.shape, "dtype": str(case.dtype)[6:]}
     # The float64 definition of the largest shapes needs more memory than it is worth; the checks have the small ones.
     variants = {"fused": case.fused, "definition": case.definition, "separate": case.separate, **case.more}
     if compiled:
         torch._dynamo.reset()
         variants["compiled"] = torch.compile(case.separate, dynamic=False)
+    timed: dict[str, dict[str, Timed]] = {}
+    values: dict[str, Any] = {}
     for name, variant in variants.items():
         gc.collect()
         try:
-            row[name] = time_variant(case, variant, cotangents, clock)
+            passes = time_variant(case, variant, cotangents, clock)
+            values[name] = about(passes)
+            if clock.device.type == "cuda":
+                values[name]["kept_bytes"] = kept_bytes(case, variant)
+            timed[name] = passes
         except Exception as error:
-            row[name] = {"failed": f"{type(error).__name__}: {error}"[:300]}
+            values[name] = {"failed": f"{type(error).__name__}: {error}"[:300]}
             if name == "fused":
                 raise
-    for kind, moved in (("forward", case.forward_bytes), ("both", case.forward_bytes + case.backward_bytes)):
-        row["fused"][kind]["bandwidth"] = moved / row["fused"][kind]["seconds"]
-        for name in ("definition", "separate", "compiled"):
-            if "failed" not in row.get(name, {"failed": True}):
-                row[name][kind]["times_fused"] = row[name][kind]["seconds"] / row["fused"][kind]["seconds"]
-    return row
+    moved = {"forward": case.forward_bytes, "both": case.forward_bytes + case.backward_bytes}
+    values["fused"]["bandwidth"] = {kind: moved[kind] / timed["fused"][kind].seconds for kind in PASSES}
+    for name in ("definition", "separate", "compiled"):
+        if name in timed:
+            values[name]["times_fused"] = {
+                kind: timed[name][kind].seconds / timed["fused"][kind].seconds for kind in PASSES
+            }
+    of = {"operation": case.operation, "shape": case.shape, "dtype": str(case.dtype)[6:]}
+    return new_row(of, timings=named(timed), **values)
 
 
 def time_synthesis(
@@ -545,32 +581,35 @@ def time_synthesis(
         with torch.no_grad():
             draw()
 
-    row: dict[str, Any] = {"resolution": config.resolution, "batch": batch, "dtype": str(dtype)[6:]}
+    timed: dict[str, dict[str, Timed]] = {}
+    values: dict[str, Any] = {}
     own, gradients = stylegan2.launcher_for, {}
     try:
         for name, by in (("fused", launcher), ("separate", None)):
             stylegan2.launcher_for = lambda device, by=by: by  # type: ignore[assignment]
             gradients[name] = both().detach().clone()
-            row[name] = {"forward": clock.time(forward), "both": clock.time(both)}
+            timed[name] = {"forward": clock.time(forward), "both": clock.time(both)}
+            values[name] = about(timed[name])
             if device.type == "cuda":
                 torch.cuda.synchronize()
                 torch.cuda.reset_peak_memory_stats()
                 before = torch.cuda.memory_allocated()
                 both()
-                row[name]["peak_bytes"] = torch.cuda.max_memory_allocated() - before
+                values[name]["peak_bytes"] = torch.cuda.max_memory_allocated() - before
     finally:
         stylegan2.launcher_for = own  # type: ignore[assignment]
     a, b = (gradients[name].double() for name in ("fused", "separate"))
-    row["gradient_difference"] = float((a - b).abs().max() / b.abs().max())
-    row["times_fused"] = row["separate"]["both"]["seconds"] / row["fused"]["both"]["seconds"]
-    return row
+    values["gradient_difference"] = float((a - b).abs().max() / b.abs().max())
+    values["times_fused"] = timed["separate"]["both"].seconds / timed["fused"]["both"].seconds
+    of = {"operation": SYNTHESIS, "resolution": config.resolution, "batch": batch, "dtype": str(dtype)[6:]}
+    return new_row(of, timings=named(timed), **values)
 
 
 def copy_bandwidth(device: torch.device, clock: Clock, rehearse: bool) -> float:
     """Bytes a second read and written by a large copy: what a pass can reach at most."""
     source = torch.empty(2**16 if rehearse else 2**29, device=device)
     target = torch.empty_like(source)
-    return 2 * source.numel() * 4 / clock.time(lambda: target.copy_(source))["seconds"]
+    return 2 * source.numel() * 4 / clock.time(lambda: target.copy_(source)).seconds
 
 
 def rehearsal_launcher() -> Launcher:
@@ -579,15 +618,18 @@ def rehearsal_launcher() -> Launcher:
     return HostLauncher(Path(tempfile.mkdtemp(prefix="host-kernels-")))
 
 
-def say(row: dict[str, Any]) -> None:
+def say(of: dict[str, Any]) -> None:
+    """Print a row as it is made: milliseconds of both passes, and the fused variant's bandwidth."""
+    case = of["case"]
+
     def milliseconds(name: str) -> str:
-        found = row.get(name, {}).get("both")
-        return f"{1e3 * found['seconds']:9.3f}" if found else f"{'-':>9}"
+        timed = of["timings"].get(f"{name} both")
+        return f"{1e3 * timed['median']:9.3f}" if timed else f"{'-':>9}"
 
     kinds = "".join(milliseconds(name) for name in ("fused", "separate", "compiled", "definition"))
-    where = f"{row['operation']:26}{row['shape']:24}" if "operation" in row else f"synthesis {row['resolution']:<16}"
-    speed = row["fused"]["both"].get("bandwidth")
-    print(f"{where:50}{row['dtype']:9}{kinds}" + (f"{speed / 1e12:8.2f} TB/s" if speed else ""), flush=True)
+    where = f"{case['operation']:26}{case.get('shape', case.get('resolution')):<24}"
+    speed = of["values"]["fused"].get("bandwidth", {}).get("both")
+    print(f"{where:50}{case['dtype']:9}{kinds}" + (f"{speed / 1e12:8.2f} TB/s" if speed else ""), flush=True)
 
 
 def main() -> int:
@@ -615,33 +657,34 @@ def main() -> int:
     device = torch.device("cpu" if arguments.rehearse else "cuda")
     clock = Clock(device, arguments.repeats)
     torch.backends.cudnn.benchmark = True
-    result: dict[str, Any] = {
-        "question": "are the fused kernels right on this GPU, and what do they save",
-        "rehearsal": arguments.rehearse,
-        "machine": describe(),
-        "batch": arguments.batch,
-        "tf32": {"matmul": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32},
-        "checks": {},
-        "kernels": [],
-        "synthesis": [],
-        "left_out": [],
-    }
+    result = new_result(
+        "kernels_gpu",
+        "are the fused kernels right on this GPU, and what do they save",
+        rehearsal=arguments.rehearse,
+        batch=arguments.batch,
+        sides=arguments.sides,
+        resolutions=arguments.resolutions,
+        repeats=arguments.repeats,
+        tf32={"matmul": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32},
+    )
+    values = result["values"]
+    checks: dict[str, Any] = {}
+    values["checks"] = checks
 
     def save() -> None:
         result["seconds"] = time.monotonic() - started
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write(arguments.output, result)
 
     def attempt(what: str, work: Callable[..., Any], *with_these: Any) -> Any:
         """What the work gives, or None and a note: what fails costs no other figure."""
 
         def failed(why: str) -> None:
-            result["left_out"].append(f"{what}: {why}")
+            leave_out(result, what, why)
 
         return attempted(what, lambda: work(*with_these), failed, save)
 
     def checked(name: str, check: Callable[..., Any], *with_these: Any) -> None:
-        result["checks"][name] = attempt(name, check, *with_these) or {"failed": ["it could not be run: see left_out"]}
+        checks[name] = attempt(name, check, *with_these) or {"failed": ["it could not be run: see left_out"]}
 
     launcher: Launcher
     if arguments.rehearse:
@@ -650,24 +693,24 @@ def main() -> int:
     else:
         first = time.monotonic()
         launcher = CudaLauncher(torch.device("cuda", torch.cuda.current_device()))
-        result["compile_seconds"] = time.monotonic() - first
+        values["compile_seconds"] = time.monotonic() - first
         if find_nvcc() is not None:
             binaries = [compile_source(name, [launcher.architecture]) for name in source_names()]
-            result["registers"] = {
+            values["registers"] = {
                 use.kernel: use.registers for each in binaries for use in each.uses if not use.kernel.endswith("_any")
             }
-            result["spills"] = [use.kernel for each in binaries for use in each.spills]
+            values["spills"] = [use.kernel for each in binaries for use in each.spills]
         drivers = {"driver": CudaLauncher(launcher.device, pycuda=False)}
         if launcher.pycuda is not None:
             drivers["pycuda"] = launcher
         for name, each in drivers.items():
             checked(name, check_on_a_stream, each, device)
             checked(f"{name} in a graph", check_graph, each, device)
-        result["checks"].setdefault("pycuda", "not installed")
-    for name, found in result["checks"].items():
-        print(f"checks, {name}: {found if isinstance(found, str) else found.get('worst_error', '')}", end=" ")
-        print(f"{len(found['failed'])} failed" if isinstance(found, dict) else "", flush=True)
-    result["copy_bandwidth"] = attempt("copy", copy_bandwidth, device, clock, arguments.rehearse)
+        checks.setdefault("pycuda", "not installed")
+    for name, report in checks.items():
+        print(f"checks, {name}: {report if isinstance(report, str) else report.get('worst_error', '')}", end=" ")
+        print(f"{len(report['failed'])} failed" if isinstance(report, dict) else "", flush=True)
+    values["copy_bandwidth"] = attempt("copy", copy_bandwidth, device, clock, arguments.rehearse)
     save()
 
     dtypes = [torch.bfloat16, torch.float16, torch.float32]
@@ -679,16 +722,16 @@ def main() -> int:
         for dtype in dtypes:
             what = f"synthesis {resolution} {dtype}"
             if left() < 0:
-                result["left_out"].append(f"{what}: out of time")
+                leave_out(result, what, "out of time")
                 continue
-            row = attempt(what, time_synthesis, config, arguments.batch, dtype, launcher, device, clock)
-            if row is not None:
-                result["synthesis"].append(row)
-                say(row)
+            timed = attempt(what, time_synthesis, config, arguments.batch, dtype, launcher, device, clock)
+            if timed is not None:
+                result["rows"].append(timed)
+                say(timed)
     compiling = 0.0
     for make in timed_cases(arguments.batch, arguments.sides, dtypes, launcher, device):
         if left() < 0:
-            result["left_out"].append("some of the kernels' times: out of time")
+            leave_out(result, "some of the kernels' times", "out of time")
             break
         torch.manual_seed(0)
         case = attempt("inputs of a kernel", make)
@@ -697,15 +740,15 @@ def main() -> int:
         # Compiling takes longer than all else: the 16-bit type that is recommended, and within its time.
         compiled = case.dtype == torch.bfloat16 and compiling < arguments.compile_seconds
         before = time.monotonic()
-        row = attempt(f"{case.operation} {case.shape} {case.dtype}", time_case, case, clock, compiled)
+        timed = attempt(f"{case.operation} {case.shape} {case.dtype}", time_case, case, clock, compiled)
         compiling += time.monotonic() - before if compiled else 0.0
         del case
-        if row is not None:
-            result["kernels"].append(row)
-            say(row)
+        if timed is not None:
+            result["rows"].append(timed)
+            say(timed)
     save()
     print(f"written to {arguments.output}")
-    wrong = any(found["failed"] for found in result["checks"].values() if isinstance(found, dict))
+    wrong = any(report["failed"] for report in checks.values() if isinstance(report, dict))
     return 1 if wrong else 0
 
 

@@ -1,7 +1,7 @@
 """What makes ONNX Runtime fast or slow on the CPU for the encoders: one thing changed at a time, beside Torch eager.
 
-    python benchmarks/onnxruntime_cpu.py --output benchmarks/results/onnxruntime_cpu.json
-    python benchmarks/onnxruntime_cpu.py --clock cpu --threads 1        # on a machine that does other things, too
+    python -m benchmarks.onnxruntime_cpu --output benchmarks/results/onnxruntime_cpu.json
+    python -m benchmarks.onnxruntime_cpu --clock cpu --threads 1        # on a machine that does other things, too
 
 Every variant is measured in turns with all others on the same batch; see docs/bench.md. With `--clock cpu` the time is
 what the processor spent on this process, which another program cannot lengthen much: use it with one thread. For the
@@ -12,8 +12,6 @@ nearest of a gallery of other people stays the same.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +28,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.result import new_result, new_row, table, timing, write
 from faceanon_engine.demo.people import HELD_OUT_SEED, sample_person
 from faceanon_engine.demo.render import render_codes
 from faceanon_engine.engine.bench.inputs import make_inputs
@@ -40,12 +39,10 @@ from faceanon_engine.engine.bench.measure import (
     host_probe,
     measure_interleaved,
     paired_ratio,
-    summarise,
 )
 from faceanon_engine.engine.bench.sessions import open_for_bench
 from faceanon_engine.engine.models.bundle import Bundle
 from faceanon_engine.engine.sessions.cache import EngineCache
-from faceanon_engine.engine.system.machine import describe_machine
 from faceanon_engine.export.prepare import prepare
 
 Floats = npt.NDArray[np.float32]
@@ -77,8 +74,8 @@ def rewritten(
     model: ModelProto, kind: str, replace: Callable[[NodeProto, str, Callable[[str, Any], str]], list[NodeProto]]
 ) -> ModelProto:
     """The model with every node of that kind replaced; `replace` gets the node, a name, and a maker of constants."""
-    found = ModelProto()
-    found.CopyFrom(model)
+    copied = ModelProto()
+    copied.CopyFrom(model)
     nodes = []
     for number, node in enumerate(model.graph.node):
         if node.op_type != kind:
@@ -87,13 +84,13 @@ def rewritten(
 
         def constant(name: str, value: Any, _number: int = number) -> str:
             array = numpy_helper.from_array(np.asarray(value, np.float32), f"rewritten_{_number}_{name}")
-            found.graph.initializer.append(array)
+            copied.graph.initializer.append(array)
             return str(array.name)
 
         nodes += replace(node, f"rewritten_{number}", constant)
-    del found.graph.node[:]
-    found.graph.node.extend(nodes)
-    return found
+    del copied.graph.node[:]
+    copied.graph.node.extend(nodes)
+    return copied
 
 
 def pointwise_prelu(model: ModelProto) -> ModelProto:
@@ -192,17 +189,17 @@ def flat(values: Any) -> Floats:
     return np.asarray(values, np.float32).reshape(len(values), -1)
 
 
-def agreement(found: Floats, reference: Floats, gallery: Floats) -> dict[str, float]:
-    """How near the found vectors [N, E] are to float32's, and how often the nearest of the gallery is the same."""
-    cosine = (found * reference).sum(1) / (np.linalg.norm(found, axis=1) * np.linalg.norm(reference, axis=1))
+def agreement(vectors: Floats, reference: Floats, gallery: Floats) -> dict[str, float]:
+    """How near the vectors [N, E] are to float32's, and how often the nearest of the gallery is the same."""
+    cosine = (vectors * reference).sum(1) / (np.linalg.norm(vectors, axis=1) * np.linalg.norm(reference, axis=1))
 
-    def nearest(vectors: Floats) -> npt.NDArray[np.int64]:
-        return ((vectors[:, None] - gallery[None]) ** 2).sum(2).argmin(1)
+    def nearest(queries: Floats) -> npt.NDArray[np.int64]:
+        return ((queries[:, None] - gallery[None]) ** 2).sum(2).argmin(1)
 
     return {
         "least_cosine": float(cosine.min()),
-        "largest_difference": float(np.abs(found - reference).max() / np.sqrt(np.mean(reference**2))),
-        "same_neighbour": float((nearest(found) == nearest(reference)).mean()),
+        "largest_difference": float(np.abs(vectors - reference).max() / np.sqrt(np.mean(reference**2))),
+        "same_neighbour": float((nearest(vectors) == nearest(reference)).mean()),
     }
 
 
@@ -226,23 +223,23 @@ def makers(
         assert artifact is not None, "the session is opened first, which exports the graph"
         return artifact.path
 
-    found: dict[str, Callable[[], Callable[[Floats], Any]]] = {
+    variants: dict[str, Callable[[], Callable[[Floats], Any]]] = {
         "torch eager": lambda: opened("torch", "fp32"),
         "onnxruntime session": lambda: opened("onnxruntime", "fp32"),
         "torch eager, bf16": lambda: opened("torch", "bf16"),
     }
     for name, level in LEVELS.items():
-        found[name] = lambda level=level: runs(path(), level=level)
+        variants[name] = lambda level=level: runs(path(), level=level)
     if threads > 1:
-        found["spinning threads"] = lambda: runs(path(), **{"session.intra_op.allow_spinning": "1"})
+        variants["spinning threads"] = lambda: runs(path(), **{"session.intra_op.allow_spinning": "1"})
     if graph != "attributes":
         for name, rewrite in (("of pointwise operators", pointwise_prelu), ("in the blocked layout", blocked_prelu)):
             file = folder / f"{rewrite.__name__}.onnx"
-            found[f"PReLU {name}"] = lambda rewrite=rewrite, file=file: runs(saved(rewrite(onnx.load(path())), file))
-    found["int8, dynamic"] = lambda: runs(quantised(path(), folder, None))
+            variants[f"PReLU {name}"] = lambda rewrite=rewrite, file=file: runs(saved(rewrite(onnx.load(path())), file))
+    variants["int8, dynamic"] = lambda: runs(quantised(path(), folder, None))
     if calibration is not None:
-        found["int8, static"] = lambda: runs(quantised(path(), folder, calibration))
-    return found
+        variants["int8, static"] = lambda: runs(quantised(path(), folder, calibration))
+    return variants
 
 
 def examine(bundle: Bundle, graph: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -270,26 +267,20 @@ def examine(bundle: Bundle, graph: str, arguments: argparse.Namespace) -> list[d
         with FlopCounterMode(display=False) as counter:
             tried["torch eager"](images)
         for what, taken in samples.items():
-            row: dict[str, Any] = {"network": graph, "variant": what, "batch": arguments.batch}
-            row["median_ms"] = summarise(taken.milliseconds()).p50
-            row["gflops"] = counter.get_total_flops() / row["median_ms"] / 1e6
-            row["spread"] = summarise(taken.milliseconds()).spread
-            row["times_torch_eager"] = paired_ratio(samples["torch eager"], taken)
-            row["largest_difference"] = float(
-                np.abs(flat(tried[what](images)) - reference).max() / np.sqrt(np.mean(reference**2))
-            )
+            run = timing([milliseconds / 1e3 for milliseconds in taken.milliseconds()])
+            values: dict[str, Any] = {
+                "gflops": counter.get_total_flops() / run["median"] / 1e9,
+                "times_torch_eager": paired_ratio(samples["torch eager"], taken),
+                "largest_difference": float(
+                    np.abs(flat(tried[what](images)) - reference).max() / np.sqrt(np.mean(reference**2))
+                ),
+            }
             if drawn:
-                row["on_drawn_people"] = agreement(flat(tried[what](queries)), expected, gallery)
-            rows.append(row)
-            print(line(row), flush=True)
+                values["on_drawn_people"] = agreement(flat(tried[what](queries)), expected, gallery)
+            case = {"network": graph, "variant": what, "batch": arguments.batch}
+            rows.append(new_row(case, timings={"run": run}, **values))
+    print(table(rows, ["gflops", "times_torch_eager", "largest_difference"]), flush=True)
     return rows
-
-
-def line(row: dict[str, Any]) -> str:
-    accuracy = row.get("on_drawn_people")
-    people_said = f"cosine {accuracy['least_cosine']:.5f}, same {accuracy['same_neighbour']:.1%}" if accuracy else ""
-    pace = f"{row['median_ms']:9.2f} ms {row['gflops']:5.0f} GFLOP/s {row['times_torch_eager'][0]:5.2f}x"
-    return f"{row['network']:10} {row['variant']:34} {pace}  difference {row['largest_difference']:.1e}  {people_said}"
 
 
 def matrix_rate(clock: Callable[[], int]) -> float:
@@ -321,21 +312,28 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     bundle, load = Bundle.open(arguments.bundle), ProcessorLoad()
     clock = time.process_time_ns if arguments.clock == "cpu" else time.perf_counter_ns
-    rows = [row for graph in arguments.networks.split(",") for row in examine(bundle, graph, arguments)]
-    found = {
-        "question": __doc__,
-        "command": sys.argv[1:],
-        "clock": arguments.clock,
-        "machine": describe_machine(),
-        "others_share": load.others(),
-        "matrix_product_gflops": matrix_rate(clock),
-        "bundle": {"name": bundle.name, "digest": bundle.digest},
-        "rows": rows,
-    }
-    print(f"matrix product: {found['matrix_product_gflops']:.0f} GFLOP/s; others had {found['others_share'] or 0:.0%}")
+    result = new_result(
+        "onnxruntime_cpu",
+        "what makes ONNX Runtime fast or slow on the CPU for the encoders, beside Torch eager",
+        bundle={"name": bundle.name, "digest": bundle.digest},
+        networks=arguments.networks.split(","),
+        batch=arguments.batch,
+        threads=arguments.threads,
+        clock=arguments.clock,
+        seconds=arguments.seconds,
+        iterations=arguments.iterations,
+        only=arguments.only,
+        people=arguments.people,
+    )
+    for graph in arguments.networks.split(","):
+        result["rows"] += examine(bundle, graph, arguments)
+    values = result["values"]
+    values |= {"others_share": load.others(), "matrix_product_gflops": matrix_rate(clock)}
+    print(
+        f"matrix product: {values['matrix_product_gflops']:.0f} GFLOP/s; others had {values['others_share'] or 0:.0%}"
+    )
     if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write(arguments.output, result)
 
 
 if __name__ == "__main__":

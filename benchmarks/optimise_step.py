@@ -1,6 +1,6 @@
 """How long one optimisation step takes at 1024 px, and how much memory it holds, against the plain loop.
 
-    python benchmarks/optimise_step.py --golden tests/golden --output benchmarks/results/optimise_step-cpu.json
+    python -m benchmarks.optimise_step --output benchmarks/results/optimise_step-cpu.json
 
 Both sides run the same FFHQ-shaped networks on the same stand-in weights (times do not depend on the values), in one
 run; each case is a process of its own, so that its peak memory is its own. Cases alternate, so that a change of the
@@ -20,9 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
+if not __package__:  # started as a file, which leaves the repository's root off the path
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.machine import describe
+from benchmarks.result import ROOT, new_result, new_row, table, timing, write
 
 
 def load(golden: Path) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def load(golden: Path) -> dict[str, Any]:
     from faceanon_engine.engine.networks.build import build
     from tests.golden.weights import make_state_dict
 
-    found: dict[str, Any] = {}
+    networks: dict[str, Any] = {}
     for role, manifest, wrap in (
         ("generator", "stylegan2-rosinality-1024", lambda state: {"g_ema": state}),
         ("identity_encoder", "arcface-irse50-112", lambda state: state),
@@ -49,10 +50,10 @@ def load(golden: Path) -> dict[str, Any]:
             (imported,) = read_checkpoint(file)
         module = build(role, imported.config)
         module.load_state_dict(imported.state_dict)
-        found[role] = module.eval()
+        networks[role] = module.eval()
         if role == "generator":
-            found["rosinality"] = state
-    return found
+            networks["rosinality"] = state
+    return networks
 
 
 def time_engine(golden: Path, batch: int, steps: int, precision: str) -> list[float]:
@@ -63,12 +64,12 @@ def time_engine(golden: Path, batch: int, steps: int, precision: str) -> list[fl
     from faceanon_engine.engine.method.step import StepSettings, begin, step
     from faceanon_engine.engine.networks.precision import Networks, lowered
 
-    found = load(golden)
-    found.pop("rosinality")
-    for network in found.values():
+    loaded = load(golden)
+    full = Networks(loaded["generator"], loaded["identity_encoder"], loaded["attribute_encoder"])
+    del loaded  # with the plain loop's weights, which would count as memory held
+    for network in full:
         network.requires_grad_(False)
-    found["generator"].freeze()
-    full = Networks(found["generator"], found["identity_encoder"], found["attribute_encoder"])
+    full.generator.freeze()
     preset = PRESETS["falco"]
     settings = StepSettings(preset, precision=precision)  # type: ignore[arg-type]
     torch.manual_seed(0)
@@ -115,14 +116,15 @@ def time_plain(golden: Path, steps: int) -> list[float]:
 
 def run_case(golden: Path, case: str, steps: int) -> dict[str, Any]:
     """Time a case in a process of its own; the first step is warm-up and left out."""
-    command = [sys.executable, __file__, "--case", case, "--steps", str(steps), "--golden", str(golden)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    command = [sys.executable, "-m", "benchmarks.optimise_step", "--case", case, "--steps", str(steps)]
+    command += ["--golden", str(golden.resolve())]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--golden", type=Path, default=HERE.parent / "tests" / "golden")
+    parser.add_argument("--golden", type=Path, default=ROOT / "tests" / "golden")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--steps", type=int, default=3, help="timed steps of a case in a round")
     parser.add_argument("--rounds", type=int, default=2)
@@ -143,46 +145,42 @@ def main() -> None:
         print(json.dumps({"seconds": times[1:], "peak_bytes": peak}))
         return
 
+    result = new_result(
+        "optimise_step",
+        "seconds and memory of one optimisation step at 1024 px against the plain one-image loop",
+        resolution=1024,
+        steps=arguments.steps,
+        rounds=arguments.rounds,
+    )
     cases: dict[str, dict[str, Any]] = {}
     for _ in range(arguments.rounds):
         for case in ("plain", "plain-kept", "1-fp32", "4-fp32", "1-bf16"):
-            found = run_case(arguments.golden, case, arguments.steps)
+            measured = run_case(arguments.golden, case, arguments.steps)
             kept = cases.setdefault(case, {"seconds": [], "peak_bytes": 0})
-            kept["seconds"] += found["seconds"]
-            kept["peak_bytes"] = max(kept["peak_bytes"], found["peak_bytes"])
-            print(f"{case:>10}: {statistics.median(found['seconds']):.2f} s a step", file=sys.stderr)
+            kept["seconds"] += measured["seconds"]
+            kept["peak_bytes"] = max(kept["peak_bytes"], measured["peak_bytes"])
+            print(f"{case:>10}: {statistics.median(measured['seconds']):.2f} s a step", file=sys.stderr)
     plain = statistics.median(cases["plain"]["seconds"])
-    rows = []
     for case, kept in cases.items():
         plainly = case.startswith("plain")
         batch = 1 if plainly else int(case.partition("-")[0])
-        median = statistics.median(kept["seconds"])
-        rows.append(
-            {
-                "loop": case if plainly else "engine",
-                "precision": "fp32" if plainly else case.partition("-")[2],
-                "batch": batch,
-                "seconds_per_step": kept["seconds"],
-                "median_seconds_per_step": median,
-                "median_seconds_per_image_step": median / batch,
-                "ratio_to_plain": plain / (median / batch),
-                "peak_memory_gb": kept["peak_bytes"] / 1e9,
-            }
+        step = timing(kept["seconds"])
+        result["rows"].append(
+            new_row(
+                {
+                    "loop": case if plainly else "engine",
+                    "precision": "fp32" if plainly else case.partition("-")[2],
+                    "batch": batch,
+                },
+                timings={"step": step},
+                median_seconds_per_image_step=step["median"] / batch,
+                ratio_to_plain=plain / (step["median"] / batch),
+                peak_memory_gb=kept["peak_bytes"] / 1e9,
+            )
         )
-    result = {
-        "question": "seconds and memory of one optimisation step at 1024 px against the plain one-image loop",
-        "resolution": 1024,
-        "machine": describe(),
-        "cases": rows,
-    }
-    for row in rows:
-        print(
-            f"{row['loop']:>10} {row['precision']} batch {row['batch']}: "
-            f"{row['median_seconds_per_image_step']:6.2f} s an image and step, "
-            f"{row['ratio_to_plain']:.2f}x, peak {row['peak_memory_gb']:.1f} GB"
-        )
+    print(table(result["rows"], ["median_seconds_per_image_step", "ratio_to_plain", "peak_memory_gb"]))
     if arguments.output:
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write(arguments.output, result)
 
 
 if __name__ == "__main__":

@@ -53,15 +53,15 @@ def encoder_multiply_adds(identity_config: Any, attribute_config: Any) -> dict[s
 
     from faceanon_engine.engine.networks.build import build
 
-    found = {}
+    multiply_adds = {}
     for role, config in (("identity_encoder", identity_config), ("attribute_encoder", attribute_config)):
         with torch.device("meta"):
             network: Any = build(role, config).eval()
             pixels = torch.empty(1, 3, config.input_size, config.input_size)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             (network.embed if role == "identity_encoder" else network.encode)(pixels)
-        found[role] = counter.get_total_flops() // 2
-    return found
+        multiply_adds[role] = counter.get_total_flops() // 2
+    return multiply_adds
 
 
 def floors(
@@ -96,17 +96,17 @@ def measured_rates(device: str = "cuda", size: int = 8192) -> dict[str, float]:
 
     from faceanon_engine.engine.networks.precision import computing
 
-    found = {}
+    rates = {}
     for precision in ("fp32", "tf32", "fp16", "bf16"):
         dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
         a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
         with computing(precision):  # type: ignore[arg-type]
             seconds = quickest(lambda a=a, b=b: a @ b, device)
-        found[precision] = 2 * size**3 / seconds / 1e12
+        rates[precision] = 2 * size**3 / seconds / 1e12
     source = torch.empty(size * size * 4, device=device)
     target = torch.empty_like(source)
-    found["memory"] = 2 * source.numel() * 4 / quickest(lambda: target.copy_(source), device) / 1e12
-    return found
+    rates["memory"] = 2 * source.numel() * 4 / quickest(lambda: target.copy_(source), device) / 1e12
+    return rates
 
 
 def quickest(work: Any, device: str, repeats: int = 5) -> float:

@@ -1,6 +1,6 @@
 """A bundle with the official networks' shapes and weights that mean nothing, to measure what the real ones cost.
 
-    python benchmarks/stand_in_bundle.py /tmp/ffhq-stand-in
+    python -m benchmarks.stand_in_bundle /tmp/ffhq-stand-in
     faceanon-engine bench --bundle /tmp/ffhq-stand-in
 
 StyleGAN2 at 1024 px, e4e's encoder, ArcFace's IR-SE50 and FaRL's ViT-B/16, as the importer makes them of checkpoints in
@@ -24,8 +24,10 @@ def main() -> None:
     folder = parser.parse_args().folder
     networks = []
     for name in CHECKPOINTS:
-        found = imported(name)
-        networks.append(NetworkToWrite(found.role, found.config, found.state_dict, {"origin": f"stand-in for {name}"}))
+        network = imported(name)
+        networks.append(
+            NetworkToWrite(network.role, network.config, network.state_dict, {"origin": f"stand-in for {name}"})
+        )
     bundle = write_bundle(folder, folder.name, networks, description="stand-in weights in the official shapes")
     print(bundle.path)
 

@@ -1,6 +1,6 @@
 """Times the optimisation step on a GPU at one side of the picture, over precisions and batch sizes.
 
-    python benchmarks/step_gpu.py --side 1024 --output step-1024.json
+    python -m benchmarks.step_gpu --side 1024 --output step-1024.json
 
 Networks have the shapes of the FFHQ ones at that side and random weights; times do not depend on the values. Each
 setting is timed as the engine runs it (one CUDA graph a step) and without the graph, beside a plain loop that takes one
@@ -12,22 +12,18 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import math
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-
 import torch
 
 from benchmarks.attempts import attempted
-from benchmarks.machine import describe
 from benchmarks.plain_loop import PlainGenerator, plain_step
+from benchmarks.result import leave_out, new_result, new_row, timing, write
 from benchmarks.roofline import data_sheet, floors, measured_rates
 from faceanon_engine.engine.choices import OptimisePrecision
 from faceanon_engine.engine.method.capacity import measured_capacity
@@ -61,13 +57,13 @@ def make_networks(configs: tuple[Any, Any, Any], device: torch.device) -> Networ
     """Frozen networks with random weights, the same every time."""
     torch.manual_seed(0)
     roles = ("generator", "identity_encoder", "attribute_encoder")
-    found: list[Any] = [build(role, config) for role, config in zip(roles, configs, strict=True)]
+    networks: list[Any] = [build(role, config) for role, config in zip(roles, configs, strict=True)]
     with torch.no_grad():
-        for layer in found[0].layers:
+        for layer in networks[0].layers:
             layer.noise_strength.fill_(0.1)
-    for network in found:
+    for network in networks:
         network.to(device).eval().requires_grad_(False)
-    return Networks(found[0].freeze(), *found[1:])
+    return Networks(networks[0].freeze(), *networks[1:])
 
 
 def rosinality(generator: Any) -> dict[str, torch.Tensor]:
@@ -109,22 +105,19 @@ class Clock:
         """Seconds of each of some calls."""
         for _ in range(warm_up):
             work()
-        found = []
+        seconds = []
         for _ in range(self.repeats):
             self.wait()
             started = time.perf_counter()
             work()
             self.wait()
-            found.append(time.perf_counter() - started)
-        return found
+            seconds.append(time.perf_counter() - started)
+        return seconds
 
 
-def summary(times: list[float], batch: int) -> dict[str, Any]:
-    median = statistics.median(times)
-    return {
-        "seconds_per_step": {"median": median, "least": min(times), "most": max(times), "samples": len(times)},
-        "images_per_second_at_50_steps": batch / (median * (STEPS + 1)),
-    }
+def pace(timed: dict[str, Any], batch: int) -> float:
+    """Images a second that a step's timing allows, when an image takes 50 of them and as much as one more beside."""
+    return float(batch / (timed["median"] * (STEPS + 1)))
 
 
 def image_state(networks: Networks, settings: StepSettings, device: torch.device) -> State:
@@ -149,36 +142,41 @@ def time_step(
 ) -> dict[str, Any]:
     """One row: the captured step and the plain one at a batch size."""
     on_gpu = clock.device.type == "cuda"
-    row: dict[str, Any] = {"precision": settings.precision, "batch": batch}
+    values: dict[str, Any] = {}
     image = image_state(networks, settings, clock.device)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(clock.device)
     state = filled(image, batch)
     plain = PlainStepper(low, settings)
-    row["without_graph"] = summary(clock.times(lambda: plain(state, batch, False)), batch)
+    timings = {"without_graph": timing(clock.times(lambda: plain(state, batch, False)))}
     if on_gpu:
         gc.collect()
         torch.cuda.empty_cache()
         graphed = stepper_for(clock.device)(low, settings)
         assert isinstance(graphed, GraphStepper)
-        row["graph"] = summary(clock.times(lambda: graphed(state, batch, False)), batch)
-        row["graph_refused"] = graphed.refused
-        row["peak_memory_gb"] = torch.cuda.max_memory_allocated(clock.device) / 1e9
+        timings["graph"] = timing(clock.times(lambda: graphed(state, batch, False)))
+        values["graph_refused"] = graphed.refused
+        values["peak_memory_gb"] = torch.cuda.max_memory_allocated(clock.device) / 1e9
         del graphed
-    row["finite"] = bool(torch.isfinite(state.rows).all())
-    best = row.get("graph", row["without_graph"])["seconds_per_step"]["median"]
+    values["finite"] = bool(torch.isfinite(state.rows).all())
+    best = timings.get("graph", timings["without_graph"])
     configs = [network.config for network in networks]
-    row["seconds_per_image_step"] = best / batch
-    for name, found in rates.items():
-        if found is not None:
-            limit = floors(*configs, settings.precision, found)
-            row[f"share_of_roofline_{name}"] = limit["step"] * batch / best
-            row[f"floor_{name}"] = limit
-    return row
+    values["seconds_per_image_step"] = best["median"] / batch
+    values["images_per_second_at_50_steps"] = pace(best, batch)
+    values["images_per_second_without_graph"] = pace(timings["without_graph"], batch)
+    for name, known in rates.items():
+        if known is not None:
+            limit = floors(*configs, settings.precision, known)
+            values[f"share_of_roofline_{name}"] = limit["step"] * batch / best["median"]
+            values[f"floor_{name}"] = limit
+    case = {"loop": "engine", "precision": settings.precision, "batch": batch}
+    return new_row(case, timings=timings, **values)
 
 
-def time_parts(networks: Networks, low: Networks, settings: StepSettings, batch: int, clock: Clock) -> dict[str, float]:
-    """Seconds of the step's parts, forward and backward, one by one and without a graph."""
+def time_parts(
+    networks: Networks, low: Networks, settings: StepSettings, batch: int, clock: Clock
+) -> list[dict[str, Any]]:
+    """Rows of the step's parts, forward and backward, one by one and without a graph."""
     state = filled(image_state(networks, settings, clock.device), batch)
     rows = state.rows.detach().requires_grad_(True)
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(settings.precision)
@@ -194,21 +192,23 @@ def time_parts(networks: Networks, low: Networks, settings: StepSettings, batch:
     def encode(network: Any) -> Callable[[], None]:
         def work() -> None:
             with torch.autocast(clock.device.type, dtype, enabled=dtype is not None, cache_enabled=False):
-                found = network(picture)
-            found = found if isinstance(found, torch.Tensor) else found.tokens
-            torch.autograd.grad(found.float().sum(), [picture])
+                features = network(picture)
+            features = features if isinstance(features, torch.Tensor) else features.tokens
+            torch.autograd.grad(features.float().sum(), [picture])
 
         return work
 
-    def median(work: Callable[[], object]) -> float:
-        return statistics.median(clock.times(work))
-
+    works = {
+        "generator": generator,
+        "identity_encoder": encode(low.identity_encoder),
+        "attribute_encoder": encode(low.attribute_encoder),
+    }
+    case = {"loop": "engine", "precision": settings.precision, "batch": batch}
     with computing(settings.precision):
-        return {
-            "generator": median(generator),
-            "identity_encoder": median(encode(low.identity_encoder)),
-            "attribute_encoder": median(encode(low.attribute_encoder)),
-        }
+        return [
+            new_row({"part": part, **case}, timings={"without_graph": timing(clock.times(work))})
+            for part, work in works.items()
+        ]
 
 
 def kernel_table(networks: Networks, low: Networks, settings: StepSettings, batch: int, device: torch.device) -> Any:
@@ -242,7 +242,7 @@ def kernel_table(networks: Networks, low: Networks, settings: StepSettings, batc
 
 
 def time_plain_loop(networks: Networks, clock: Clock) -> dict[str, Any]:
-    """The yardstick, after a check that it draws the same picture."""
+    """The yardstick's row, after a check that it draws the same picture."""
     generator = PlainGenerator(rosinality(networks.generator)).to(clock.device)
     identity, attribute = networks.identity_encoder, networks.attribute_encoder
     config = networks.generator.config
@@ -265,7 +265,10 @@ def time_plain_loop(networks: Networks, clock: Clock) -> dict[str, Any]:
         for network in (identity, attribute):
             network.requires_grad_(False)
             network.zero_grad(set_to_none=True)
-    return summary(times, 1) | {"picture_difference": difference}
+    timed = timing(times)
+    case = {"loop": "plain", "precision": "fp32", "batch": 1}
+    values = {"images_per_second_at_50_steps": pace(timed, 1), "picture_difference": difference}
+    return new_row(case, timings={"without_graph": timed}, **values)
 
 
 def capacity(networks: Networks, low: Networks, settings: StepSettings, device: torch.device) -> int:
@@ -273,7 +276,9 @@ def capacity(networks: Networks, low: Networks, settings: StepSettings, device: 
     return measured_capacity(low, settings, image_state(networks, settings, device), limit=1024)
 
 
-def ends(networks: Networks, precisions: list[OptimisePrecision], count: int, steps: int, device: torch.device) -> Any:
+def whole_runs(
+    networks: Networks, precisions: list[OptimisePrecision], count: int, steps: int, device: torch.device
+) -> Any:
     """Where whole optimisations of a few images end in each precision, judged in float32, against those in fp32."""
     config = networks.generator.config
     random = torch.Generator(device="cpu").manual_seed(2)
@@ -281,7 +286,7 @@ def ends(networks: Networks, precisions: list[OptimisePrecision], count: int, st
     real = (torch.rand(count, 3, config.resolution, config.resolution, generator=random) * 2 - 1).to(device)
     preset = replace(PRESETS["falco"], steps=steps)
     targets = real_targets(networks.identity_encoder, networks.attribute_encoder, real, preset)
-    found: dict[str, Any] = {}
+    ends: dict[str, Any] = {}
     for precision in ["fp32", *(each for each in precisions if each != "fp32")]:
         settings = StepSettings(preset, precision=precision)  # type: ignore[arg-type]
         low = lowered(networks, settings.precision)
@@ -298,13 +303,13 @@ def ends(networks: Networks, precisions: list[OptimisePrecision], count: int, st
                 target = Targets(targets.identity[number : number + 1], targets.tokens[number : number + 1])
                 parts.append(compare(*networks[1:], images, target, preset))
         cosine, attribute = (torch.cat([part[index] for part in parts]).cpu() for index in (0, 1))
-        found[precision] = {"identity_cosine": cosine.tolist(), "attribute_loss": attribute.tolist()}
-        exact = found["fp32"]
+        ends[precision] = {"identity_cosine": cosine.tolist(), "attribute_loss": attribute.tolist()}
+        exact = ends["fp32"]
         pairs = list(zip(attribute.tolist(), exact["attribute_loss"], strict=True))
-        found[precision]["attribute_loss_change_largest"] = max(abs(a / b - 1) for a, b in pairs)
+        ends[precision]["attribute_loss_change_largest"] = max(abs(a / b - 1) for a, b in pairs)
         cosines = zip(cosine.tolist(), exact["identity_cosine"], strict=True)
-        found[precision]["identity_cosine_change_largest"] = max(abs(a - b) for a, b in cosines)
-    return found
+        ends[precision]["identity_cosine_change_largest"] = max(abs(a - b) for a, b in cosines)
+    return ends
 
 
 def main() -> None:
@@ -327,38 +332,42 @@ def main() -> None:
     configs = configurations(arguments.side, arguments.tiny)
     networks = make_networks(configs, device)
     rates: dict[str, Any] = {}
-    result: dict[str, Any] = {
-        "question": "how long one optimisation step takes, and how near that is to the roofline",
-        "side": arguments.side,
-        "tiny": arguments.tiny,
-        "machine": describe(),
-        "rates": rates,
-        "rows": [],
-        "skipped": [],
-    }
+    result = new_result(
+        "step_gpu",
+        "how long one optimisation step takes, and how near that is to the roofline",
+        side=arguments.side,
+        tiny=arguments.tiny,
+        device=arguments.device,
+        repeats=arguments.repeats,
+        ends=arguments.ends,
+        steps=arguments.steps,
+    )
+    best_of: dict[str, Any] = {}
+    result["values"] |= {"rates": rates, "best": best_of}
 
     def save() -> None:
         result["seconds"] = time.monotonic() - started
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write(arguments.output, result)
 
     def attempt(name: str, work: Callable[..., Any], *with_these: Any) -> Any:
         """What the work gives, or None and a note: what fails costs no other figure."""
         if time.monotonic() - started > arguments.seconds:
-            result["skipped"].append({"what": name, "why": "out of time"})
+            leave_out(result, name, "out of time")
             return None
 
         def failed(why: str) -> None:
-            result["skipped"].append({"what": name, "why": why})
+            leave_out(result, name, why)
 
         return attempted(name, lambda: work(*with_these), failed, save)
 
     on_gpu = device.type == "cuda"
     rates["measured"] = attempt("rates", measured_rates, str(device), 8192 if on_gpu else 64)
     rates["data_sheet"] = data_sheet(torch.cuda.get_device_name(device)) if on_gpu else None
-    result["plain_loop"] = attempt("plain loop", time_plain_loop, networks, clock)
-    plain = (result["plain_loop"] or {}).get("images_per_second_at_50_steps")
-    if plain:
+    plain = None
+    plain_loop = attempt("plain loop", time_plain_loop, networks, clock)
+    if plain_loop is not None:
+        result["rows"].append(plain_loop)
+        plain = plain_loop["values"]["images_per_second_at_50_steps"]
         print(f"{arguments.side} px, plain loop: {plain:.3f} images/s", flush=True)
     wanted = [each for each in arguments.precisions if each != "tf32" or device.type == "cuda"]
     for precision in wanted:
@@ -370,15 +379,15 @@ def main() -> None:
             if batch >= too_many:
                 continue
             name = f"{precision} batch {batch}"
-            row = attempt(name, time_step, networks, low, settings, batch, clock, rates)
-            if row is None:
-                too_many = min(too_many, batch if result["skipped"][-1]["why"] == "out of memory" else math.inf)
+            timed = attempt(name, time_step, networks, low, settings, batch, clock, rates)
+            if timed is None:
+                too_many = min(too_many, batch if result["left_out"][-1]["why"] == "out of memory" else math.inf)
                 continue
-            speed = row.get("graph", row["without_graph"])["images_per_second_at_50_steps"]
-            row["times_plain_loop"] = speed / plain if plain else None
-            result["rows"].append(row)
+            speed = timed["values"]["images_per_second_at_50_steps"]
+            timed["values"]["times_plain_loop"] = speed / plain if plain else None
+            result["rows"].append(timed)
             best = max(best, (speed, batch))
-            share = row.get("share_of_roofline_measured")
+            share = timed["values"].get("share_of_roofline_measured")
             print(
                 f"{arguments.side} px {name:>13}: {speed:8.3f} images/s"
                 + (f", {speed / plain:6.1f} x plain" if plain else "")
@@ -387,19 +396,21 @@ def main() -> None:
             )
             save()
         if best[1]:
-            found = result.setdefault("best", {})[precision] = {"images_per_second": best[0], "batch": best[1]}
+            best_of[precision] = {"images_per_second": best[0], "batch": best[1]}
             about = (networks, low, settings, best[1])
-            found["parts_seconds"] = attempt(f"{precision} parts", time_parts, *about, clock)
+            result["rows"] += attempt(f"{precision} parts", time_parts, *about, clock) or []
             if precision in ("bf16", "fp32"):
-                found["kernels"] = attempt(f"{precision} kernels", kernel_table, *about, device)
+                best_of[precision]["kernels"] = attempt(f"{precision} kernels", kernel_table, *about, device)
             if device.type == "cuda":
-                found["capacity_by_memory"] = attempt(
+                best_of[precision]["capacity_by_memory"] = attempt(
                     f"{precision} capacity", capacity, networks, low, settings, device
                 )
         del low
         if arguments.ends and precision == wanted[0]:
             # Behind the first precision, which is the one that is recommended: they take as long as one.
-            result["ends"] = attempt("ends", ends, networks, wanted, arguments.ends, arguments.steps, device)
+            result["values"]["ends"] = attempt(
+                "ends", whole_runs, networks, wanted, arguments.ends, arguments.steps, device
+            )
     save()
     print(f"written to {arguments.output}")
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
-import os
-import platform
 import shutil
 from collections.abc import Callable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from faceanon_engine.engine.system.cuda_driver import driver_version, gpus
+from faceanon_engine.engine.system.machine import describe_gpus, describe_machine
+from faceanon_engine.engine.system.memory import free_memory
 
 _PACKAGES = (
     ("torch", "torch"),
@@ -26,18 +27,12 @@ _PACKAGES = (
 
 def examine() -> dict[str, Any]:
     """Everything known of this machine as plain values, ready for JSON; never raises."""
-    from faceanon_engine import __version__
-
+    machine = describe_machine()
     return {
-        "faceanon_engine": __version__,
-        "python": platform.python_version(),
-        "system": platform.platform(terse=True),
-        "cpu": {
-            "cores": os.cpu_count(),
-            "usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        },
+        **{name: machine[name] for name in ("faceanon_engine", "python", "system")},
+        "cpu": {"cores": machine["cpu"]["cores"], "usable": machine["cpu"]["usable_cores"]},
         "packages": {name: _package(module) for module, name in _PACKAGES},
-        "driver": _driver(),
+        "driver": _backend(lambda: f"CUDA {driver_version()}"),
         "gpus": _attempt(_gpus) or [],
         "backends": {name: _backend(trial) for name, trial in _BACKENDS.items()},
         "exporting": _backend(_exporting),
@@ -45,7 +40,7 @@ def examine() -> dict[str, Any]:
         "auto": {device: _backend(partial(_automatic, device)) for device in _devices()},
         "detector": _backend(_detector),
         "bundles": _bundles(),
-        "memory": _memory(),
+        "memory": {"free": free_memory(), "total": machine["memory_bytes"]},
         "disk": _disk(),
     }
 
@@ -59,37 +54,25 @@ def _attempt(work: Callable[[], Any]) -> Any:
 
 def _package(module: str) -> dict[str, Any]:
     try:
-        found = importlib.import_module(module)
+        loaded = importlib.import_module(module)
     except Exception as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         return {"works": False, "reason": line}
-    version = getattr(found, "__version__", None) or _attempt(lambda: metadata.version(module.split(".")[0]))
+    version = getattr(loaded, "__version__", None) or _attempt(lambda: metadata.version(module.split(".")[0]))
     return {"works": True, "version": str(version)}
 
 
-def _driver() -> dict[str, Any]:
-    """The NVIDIA driver, asked directly, so that nothing else has to work."""
-    try:
-        library = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return {"works": False, "reason": "libcuda.so.1 is not there: no NVIDIA driver is installed"}
-    code = library.cuInit(0)
-    if code:
-        return {"works": False, "reason": f"the driver answers with error {code}: no usable GPU"}
-    version = ctypes.c_int()
-    library.cuDriverGetVersion(ctypes.byref(version))
-    return {"works": True, "version": f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"}
-
-
 def _gpus() -> list[dict[str, Any]]:
-    import torch
-
-    found = []
-    for index in range(torch.cuda.device_count()):
-        about = torch.cuda.get_device_properties(index)
-        free, total = torch.cuda.mem_get_info(index)
-        found.append({"name": about.name, "capability": f"{about.major}.{about.minor}", "free": free, "total": total})
-    return found
+    """The GPUs that Torch can use, with their memory in bytes; raises whatever asking for what is free does."""
+    return [
+        {
+            "name": gpu["name"],
+            "capability": gpu["capability"],
+            "free": free_memory(f"cuda:{index}"),
+            "total": gpu["memory_bytes"],
+        }
+        for index, gpu in enumerate(describe_gpus())
+    ]
 
 
 def _torch(device: str) -> str:
@@ -131,7 +114,6 @@ def _tensorrt(backend: str) -> str:
     from faceanon_engine.engine.sessions.graphs import TensorSpec
     from faceanon_engine.engine.sessions.session import Profile
     from faceanon_engine.engine.sessions.tensorrt_session import TensorRTSession, load_module
-    from faceanon_engine.engine.system.cuda_driver import gpus
 
     trt = load_module(backend)
     here = gpus()
@@ -199,15 +181,13 @@ def _fused_kernels() -> str:
     launcher = CudaLauncher(torch.device("cuda"), home().kernels)
     tokens = torch.linspace(-1, 1, 2 * 5 * 24, device=launcher.device).view(2, 5, 24)
     reference = tokens.flip(1)
-    found, expected = token_loss(tokens, reference, launcher=launcher), token_loss_reference(tokens, reference)
-    if not torch.allclose(found, expected, rtol=1e-5):
+    computed, expected = token_loss(tokens, reference, launcher=launcher), token_loss_reference(tokens, reference)
+    if not torch.allclose(computed, expected, rtol=1e-5):
         raise RuntimeError("a kernel gave a wrong result")
     return f"sm_{launcher.architecture}, launched by {'PyCUDA' if launcher.pycuda else 'the driver'}"
 
 
 def _devices() -> list[str]:
-    from faceanon_engine.engine.system.cuda_driver import gpus
-
     return ["cpu", *(f"cuda:{gpu.index}" for gpu in gpus())]
 
 
@@ -252,21 +232,14 @@ def _bundles() -> list[dict[str, Any]]:
     from faceanon_engine.engine.errors import UserError
     from faceanon_engine.engine.models.bundle import DEMO, Bundle, demo_path, installed_bundles
 
-    found = []
+    bundles = []
     for name, path in [*installed_bundles().items(), (DEMO, demo_path())]:
         try:
             bundle = Bundle.open(path)
-            found.append({"name": name, "works": True, "pixels": bundle.resolution})
+            bundles.append({"name": name, "works": True, "pixels": bundle.resolution})
         except UserError as error:
-            found.append({"name": name, "works": False, "reason": str(error)})
-    return found
-
-
-def _memory() -> dict[str, int]:
-    import psutil
-
-    memory = psutil.virtual_memory()
-    return {"free": int(memory.available), "total": int(memory.total)}
+            bundles.append({"name": name, "works": False, "reason": str(error)})
+    return bundles
 
 
 def _disk() -> dict[str, Any]:

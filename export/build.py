@@ -30,11 +30,10 @@ from faceanon_engine.engine.sessions import (
 from faceanon_engine.engine.sessions.cache import Entry
 from faceanon_engine.engine.sessions.engine_key import runs_on
 from faceanon_engine.engine.sessions.graphs import get_graph
-from faceanon_engine.engine.sessions.opening import check_names, open_artifact, why_not, why_not_prepared
+from faceanon_engine.engine.sessions.opening import check_names, open_artifact, why_not
 from faceanon_engine.engine.sessions.tensorrt_session import load_module
-from faceanon_engine.engine.system import Gpu, Observer, OutOfMemory, first_line, gpus, write_atomic
-from faceanon_engine.engine.system.memory import would_not_fit
-from faceanon_engine.export.prepare import prepare_engine
+from faceanon_engine.engine.system import Gpu, Observer, OutOfMemory, describe_machine, first_line, gpus, write_atomic
+from faceanon_engine.export.prepare import prepare_engine, prepare_graph
 from faceanon_engine.export.tensorrt import architectures
 
 if TYPE_CHECKING:
@@ -42,9 +41,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REPORT_FORMAT = 1
+REPORT_FORMAT = 2
 ENGINE_BACKENDS = ("tensorrt", "tensorrt-rtx")
-_REPORTED_OF_MACHINE = ("faceanon_engine", "python", "system", "cpu", "packages", "driver", "gpus")
 
 
 @dataclass(frozen=True)
@@ -210,8 +208,8 @@ def plan(request: Request) -> list[Item]:
         Item(graph, precision, backend, place)
         for graph in graphs
         for precision in request.precisions
-        for backend, of_backend in places.items()
-        for place in of_backend
+        for backend, named in places.items()
+        for place in named
     ]
 
 
@@ -242,20 +240,20 @@ def run(
 ) -> list[Built]:
     """Build the items; one that cannot be built has its error, and the others are built all the same."""
     observer = observer or BuildObserver()
-    exporter = _Exporter(bundle, request, cache)
-    all_built: list[Built] = []
+    graphs = _Graphs(bundle, request, cache)
+    rows: list[Built] = []
     for item in items:
         observer.begin(item)
         started = time.monotonic()
         try:
-            built = _build(bundle, request, item, cache, exporter, observer)
+            built = _build(bundle, request, item, cache, graphs, observer)
         except Exception as error:
             logger.debug("%s cannot be built", item.title, exc_info=True)
             seconds = time.monotonic() - started
             built = Built(**_names(item), path=None, bytes=None, seconds=seconds, reused=False, error=_told(error))
-        all_built.append(built)
+        rows.append(built)
         observer.end(item, built)
-    return all_built
+    return rows
 
 
 def _told(error: Exception) -> str:
@@ -269,8 +267,8 @@ def _names(item: Item) -> dict[str, Any]:
     return asdict(item)
 
 
-class _Exporter:
-    """Exports each graph at most once in each precision, and traces it once for all of them."""
+class _Graphs:
+    """The exported graphs of a build: each is asked for once, and traced once for all its precisions."""
 
     def __init__(self, bundle: Bundle, request: Request, cache: EngineCache) -> None:
         self._bundle, self._request, self._cache = bundle, request, cache
@@ -285,43 +283,35 @@ class _Exporter:
             raise self._failed[key]
         if key not in self._done:
             try:
-                self._done[key] = self._export(graph, precision)
+                self._done[key] = self._prepare(graph, precision)
             except UserError as error:
                 self._failed[key] = error
                 raise
         return self._done[key]
 
-    def _export(self, graph: str, precision: Precision) -> tuple[Artifact, float]:
-        seconds = 0.0
+    def _prepare(self, graph: str, precision: Precision) -> tuple[Artifact, float]:
+        started: float | None = None
 
-        def export(folder: Path) -> Artifact:
-            nonlocal seconds
-            reason = why_not_prepared()
-            if reason is not None:
-                raise UserError(reason)
-            from faceanon_engine.export.onnx_export import export_graph, trace_bundle
+        def trace() -> Traced:
+            nonlocal started
+            from faceanon_engine.export.onnx_export import trace_bundle
 
+            # Not before: another process may be exporting the same graph, which is waited for.
             started = time.monotonic()
-            image_input = self._request.image_input
             if self._traced is None or self._traced[0] != graph:
-                self._traced = (graph, trace_bundle(self._bundle, graph, image_input=image_input))
-            artifact: Artifact = export_graph(
-                self._bundle, graph, precision, folder, image_input=image_input, traced=self._traced[1]
-            )
-            seconds = time.monotonic() - started
-            return artifact
+                self._traced = (graph, trace_bundle(self._bundle, graph, image_input=request.image_input))
+            return self._traced[1]
 
         request = self._request
-        artifact = self._cache.ensure_graph(
-            self._bundle.digest, graph, precision, export, image_input=request.image_input, force=request.force
-        )
-        return artifact, seconds
+        wanted = Wanted(graph, "onnxruntime", precision, "cpu", image_input=request.image_input)
+        artifact = prepare_graph(self._bundle, wanted, self._cache, force=request.force, trace=trace)
+        return artifact, 0.0 if started is None else time.monotonic() - started
 
 
 def _build(
-    bundle: Bundle, request: Request, item: Item, cache: EngineCache, exporter: _Exporter, observer: BuildObserver
+    bundle: Bundle, request: Request, item: Item, cache: EngineCache, graphs: _Graphs, observer: BuildObserver
 ) -> Built:
-    artifact, exported = exporter.artifact(item.graph, item.precision)
+    artifact, exported = graphs.artifact(item.graph, item.precision)
     reached = artifact.reached
     errors: dict[str, Any] = {
         "maximum_error": reached.get("maximum_absolute"),
@@ -384,26 +374,26 @@ def _try(bundle: Bundle, item: Item, request: Request, artifact: Artifact, entry
         ) as session:
             usual = request.profile.opt
             inputs = _inputs(session, _fitting(session, usual) if device == "cpu" else usual)
-            figures: dict[str, Any] = {
+            measured: dict[str, Any] = {
                 "throughput": _throughput(session, inputs),
                 "throughput_batch": len(inputs),
             }
             if device != "cpu":
-                figures |= _errors(bundle, item, session, inputs[:4], request.image_input)
+                measured |= _errors(bundle, item, session, inputs[:4], request.image_input)
     except Exception as error:
         # What was built is there and is said to be, whatever its trial stumbles over.
         logger.debug("%s cannot be run", item.title, exc_info=True)
         return {"not_run": _told(error)}
-    return figures
+    return measured
 
 
 def _fitting(session: Session, count: int) -> int:
     """So many images, or fewer where what one takes says that they would not fit into memory."""
+    from faceanon_engine.engine.method.capacity import reduced_to_fit
+
     with resident_peak() as peak:
         session.run(_inputs(session, 1))
-    while count > 1 and would_not_fit((peak.growth or 0) * count):
-        count //= 2
-    return count
+    return reduced_to_fit(count, peak.growth or 0)
 
 
 def _inputs(session: Session, count: int) -> Any:
@@ -438,14 +428,11 @@ def _errors(bundle: Bundle, item: Item, session: Session, inputs: Any, image_inp
 
 def write_report(path: Path, build: Build) -> None:
     """Write what was built, and on what machine, as JSON, atomically; raises UserError when it cannot be written."""
-    from faceanon_engine.engine.doctor import examine
-
-    machine = examine()
     content = {
         "format": REPORT_FORMAT,
         "bundle": {"name": build.bundle.name, "digest": build.bundle.digest, "path": str(build.bundle.path)},
         "request": asdict(build.request),
-        "machine": {name: machine[name] for name in _REPORTED_OF_MACHINE},
+        "machine": describe_machine(),
         "built": [asdict(each) for each in build.built],
     }
     try:

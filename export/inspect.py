@@ -78,13 +78,13 @@ def _fused(plan: bytes, backend: str) -> list[Layer]:
         # Whatever keeps it from being opened here, what was recorded when it was built can be shown.
         logger.info("the engine cannot be looked into: %s", error)
         return []
-    found = []
+    described = []
     for layer in layers:
         if isinstance(layer, str):
-            found.append(Layer(layer, "", "", (), 0))
+            described.append(Layer(layer, "", "", (), 0))
             continue
         output: dict[str, Any] = (layer.get("Outputs") or [{}])[0]
-        found.append(
+        described.append(
             Layer(
                 name=str(layer.get("Name", "")),
                 type=str(layer.get("LayerType", "")),
@@ -93,7 +93,7 @@ def _fused(plan: bytes, backend: str) -> list[Layer]:
                 weights=0,
             )
         )
-    return found
+    return described
 
 
 def _graph(path: Path) -> Contents:

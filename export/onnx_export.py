@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import re
-import shutil
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from faceanon_engine.engine.sessions import Artifact
 from faceanon_engine.engine.sessions.graphs import BATCH, TensorSpec, artifact_name, get_graph
 from faceanon_engine.engine.system import first_line, our_version, write_atomic
 from faceanon_engine.engine.system.digests import sha256_of_all
+from faceanon_engine.engine.system.files import atomic_file, staging_folder
 from faceanon_engine.engine.system.packages import OURS, versions_of
 from faceanon_engine.export.precision import to_precision
 from faceanon_engine.export.wrappers import Float32Island, wrap
@@ -157,29 +157,6 @@ def export_graph(
         return staging.publish(artifact)
 
 
-def export_network(
-    network: nn.Module,
-    graph: str,
-    precision: Precision,
-    folder: Path,
-    *,
-    side: int = 0,
-    image_input: ImageInput = "float",
-    simplify: bool = True,
-    check: bool = True,
-) -> Artifact:
-    """As `export_graph`, for a network that is in no bundle; the images it takes have side `side`."""
-    from faceanon_engine.export.verify import verify_network
-
-    traced = trace(network, graph, side=side, image_input=image_input)
-    with staged(traced, precision, folder, simplify=simplify, keep=False) as staging:
-        del traced
-        artifact = staging.artifact
-        if check:
-            artifact = verify_network(artifact, network).artifact
-        return staging.publish(artifact)
-
-
 @dataclass(frozen=True)
 class Staging:
     """An artifact in a folder of its own, not yet where people look for it."""
@@ -188,10 +165,13 @@ class Staging:
     folder: Path
 
     def publish(self, artifact: Artifact) -> Artifact:
-        """Move the files to their place, the record last, and clear away the weights of an artifact that was there."""
+        """Move the files to their place, each atomically, the record last: without it nothing is taken for whole.
+
+        The weights of an artifact that was there are cleared away.
+        """
         for file in reversed(artifact.files):  # the weights before the graph that names them
             os.replace(file, self.folder / file.name)
-        moved = _at(artifact, self.folder / artifact.path.name)
+        moved = replace(artifact, path=self.folder / artifact.path.name)
         moved.write()
         for file in self.folder.glob(f"{moved.path.stem}-*.data"):
             if file.name not in moved.data and re.fullmatch(r"[0-9a-f]{16}", file.stem.rpartition("-")[2]):
@@ -209,48 +189,39 @@ def staged(
     simplify: bool = True,
     keep: bool = True,
 ) -> Iterator[Staging]:
-    """The typed graph written beside its later place; what is not published vanishes at the end.
+    """The typed graph written to a staging folder beside its later place; what is not published vanishes at the end.
 
     What was traced is used up unless `keep` says that it is still needed.
     """
     model, slim = typed(traced, precision, simplify=simplify, keep=keep)
     stem = artifact_name(traced.graph, precision, traced.image_input)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{stem}-", dir=folder))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): free space, check rights") from None
-    try:
-        tools = {OURS: our_version(), **versions_of(["torch", "onnx", "onnxscript", *(["onnxslim"] if slim else [])])}
-        _describe(model, traced, precision, bundle_digest)
-        data = _write(model, temporary / f"{stem}.onnx")
-        path = temporary / f"{stem}.onnx"
-        artifact = Artifact(
-            graph=traced.graph,
-            precision=precision,
-            path=path,
-            sha256=sha256_of_all((path, *(temporary / name for name in data))),
-            bundle_digest=bundle_digest,
-            inputs={value.name: _spec(value) for value in model.graph.input},
-            outputs={value.name: _spec(value) for value in model.graph.output},
-            opset=next(entry.version for entry in model.opset_import if entry.domain == ""),
-            image_input=traced.image_input,
-            data=data,
-            tools=tools,
-        )
-        # Both hold all weights; verification needs the memory.
-        del model, traced
-        yield Staging(artifact, folder)
+        with staging_folder(folder / stem) as temporary:
+            tools = {
+                OURS: our_version(),
+                **versions_of(["torch", "onnx", "onnxscript", *(["onnxslim"] if slim else [])]),
+            }
+            _describe(model, traced, precision, bundle_digest)
+            path = temporary / f"{stem}.onnx"
+            data = _write(model, path)
+            artifact = Artifact(
+                graph=traced.graph,
+                precision=precision,
+                path=path,
+                sha256=sha256_of_all((path, *(temporary / name for name in data))),
+                bundle_digest=bundle_digest,
+                inputs={value.name: _spec(value) for value in model.graph.input},
+                outputs={value.name: _spec(value) for value in model.graph.output},
+                opset=next(entry.version for entry in model.opset_import if entry.domain == ""),
+                image_input=traced.image_input,
+                data=data,
+                tools=tools,
+            )
+            # Both hold all weights; verification needs the memory.
+            del model, traced
+            yield Staging(artifact, folder)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror or error}): free space, check rights") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _at(artifact: Artifact, path: Path) -> Artifact:
-    from dataclasses import replace
-
-    return replace(artifact, path=path)
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
@@ -319,13 +290,13 @@ def _named(model: ModelProto, wrapped: nn.Module) -> ModelProto:
 
 def _scope(node: onnx.NodeProto, layers: set[str]) -> str:
     """The deepest layer that the node was called in, "" for none."""
-    found = ""
+    deepest = ""
     for entry in node.metadata_props:
         if entry.key == "pkg.torch.onnx.name_scopes":
             for name in re.findall(r"'([^']*)'", entry.value):
-                if name in layers and len(name) > len(found):
-                    found = name
-    return found
+                if name in layers and len(name) > len(deepest):
+                    deepest = name
+    return deepest
 
 
 def _outermost_left(made_in: str, used_by: list[str], layers: set[str]) -> str:
@@ -391,7 +362,7 @@ def _describe(model: ModelProto, traced: Traced, precision: Precision, bundle_di
             "faceanon_engine.bundle": bundle_digest,
         },
     )
-    model.producer_name = "faceanon-engine"
+    model.producer_name = OURS
     model.producer_version = our_version()
     del model.graph.value_info[:]
 
@@ -401,14 +372,12 @@ def _write(model: ModelProto, path: Path) -> tuple[str, ...]:
     if _weight_bytes(model) <= EXTERNAL_BYTES:
         write_atomic(path, model.SerializeToString(deterministic=True))
         return ()
-    import hashlib
-
     digest = hashlib.sha256()
     for tensor in model.graph.initializer:
         digest.update(tensor.raw_data)
     # Named by its content: a graph that is there keeps its weights while this one is put in its place.
     data = f"{path.stem}-{digest.hexdigest()[:16]}.data"
-    with open(path.parent / data, "wb") as stream:
+    with atomic_file(path.parent / data) as temporary, open(temporary, "wb") as stream:
         for tensor in model.graph.initializer:
             if len(tensor.raw_data) < 1024:
                 continue
@@ -417,8 +386,6 @@ def _write(model: ModelProto, path: Path) -> tuple[str, ...]:
             stream.write(tensor.raw_data)
             external_data_helper.set_external_data(tensor, data, offset, stream.tell() - offset)
             tensor.ClearField("raw_data")
-        stream.flush()
-        os.fsync(stream.fileno())
     write_atomic(path, model.SerializeToString(deterministic=True))
     return (data,)
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job.beginning import WorkerFactory
@@ -19,6 +20,9 @@ from faceanon_engine.engine.sessions.tensorrt_session import load_module
 from faceanon_engine.engine.system import gpus
 from faceanon_engine.engine.system.cuda_driver import working_on
 from faceanon_engine.export.tensorrt import Progress, architectures, build_engine, known_targets
+
+if TYPE_CHECKING:
+    from faceanon_engine.export.onnx_export import Traced
 
 Note = Callable[[str], None]
 
@@ -70,19 +74,34 @@ def _silent() -> Prepare:
     return prepare
 
 
-def prepare_graph(bundle: Bundle, wanted: Wanted, cache: EngineCache, *, force: bool = False) -> Artifact:
-    """The exported and verified graph, made where it is missing or `force` is given."""
+def prepare_graph(
+    bundle: Bundle,
+    wanted: Wanted,
+    cache: EngineCache,
+    *,
+    force: bool = False,
+    trace: Callable[[], Traced] | None = None,
+) -> Artifact:
+    """The exported and verified graph, made where it is missing or `force` is given; one of several processes makes it.
 
-    def export(folder: Any) -> Artifact:
+    `trace` gives the traced graph, which is kept for further precisions, and is called only where it is needed. Raises
+    UserError when it cannot be exported with what is installed, or misses its tolerance.
+    """
+
+    def export(folder: Path) -> Artifact:
         reason = why_not_prepared()
         if reason is not None:
             raise UserError(reason)
         from faceanon_engine.export.onnx_export import export_graph
 
-        artifact: Artifact = export_graph(
-            bundle, wanted.graph, wanted.precision, folder, image_input=wanted.image_input
+        return export_graph(
+            bundle,
+            wanted.graph,
+            wanted.precision,
+            folder,
+            image_input=wanted.image_input,
+            traced=None if trace is None else trace(),
         )
-        return artifact
 
     return cache.ensure_graph(
         bundle.digest, wanted.graph, wanted.precision, export, image_input=wanted.image_input, force=force

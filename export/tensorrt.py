@@ -24,8 +24,6 @@ from faceanon_engine.engine.system.memory import says_out_of_memory
 
 logger = logging.getLogger(__name__)
 
-"""Told the share of the work that is done, 0 to 1, never falling."""
-
 
 @dataclass(frozen=True)
 class Layer:
@@ -242,14 +240,14 @@ def _build_error(artifact: Artifact, key: EngineKey, told: list[str]) -> UserErr
 
 def layers_of(network: Any, trt: Any) -> list[Layer]:
     """The layers that compute something, in their order."""
-    found = []
+    layers = []
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         output = layer.get_output(0)
         kind = layer.type.name
         if output is None:
             continue
-        found.append(
+        layers.append(
             Layer(
                 name=layer.name,
                 type=kind.lower(),
@@ -258,7 +256,7 @@ def layers_of(network: Any, trt: Any) -> list[Layer]:
                 weights=_weights(layer, kind, trt),
             )
         )
-    return found
+    return layers
 
 
 def _shape(tensor: Any) -> tuple[int, ...]:

@@ -141,8 +141,7 @@ def _verify(
             continue
         for kind, values in inputs.items():
             # The batch is free: all at once, and one alone.
-            found = session(values)
-            findings.append(_finding(kind, run, found, expected[kind]))
+            findings.append(_finding(kind, run, session(values), expected[kind]))
             if len(values) > 1:
                 alone = _finding(kind, run, session(values[:1]), expected[kind][:1])
                 findings[-1] = _worse(findings[-1], alone)
@@ -329,18 +328,18 @@ def _skeleton(artifact: Artifact) -> onnx.ModelProto:
     return onnx.load(str(artifact.path), load_external_data=False)
 
 
-def _finding(kind: str, run: str, found: Array, expected: Array) -> Finding:
-    if found.shape != expected.shape:
-        raise UserError(f"the graph gives {found.shape}, its network {expected.shape}: export it again")
-    maximum, relative, difference = _shares(found, expected)
+def _finding(kind: str, run: str, given: Array, expected: Array) -> Finding:
+    if given.shape != expected.shape:
+        raise UserError(f"the graph gives {given.shape}, its network {expected.shape}: export it again")
+    maximum, relative, difference = _shares(given, expected)
     return Finding(
-        kind, run, len(found), float(difference.max()), float(difference.mean()), maximum=maximum, relative=relative
+        kind, run, len(given), float(difference.max()), float(difference.mean()), maximum=maximum, relative=relative
     )
 
 
-def _shares(found: Array, expected: Array) -> tuple[float, float, Array]:
+def _shares(given: Array, expected: Array) -> tuple[float, float, Array]:
     """Largest and root mean square difference as shares of the reference's root mean square; all differences."""
-    difference = np.abs(found.astype(np.float64) - expected)
+    difference = np.abs(given.astype(np.float64) - expected)
     # What is not a number is as wrong as can be, and must not pass a comparison.
     difference = np.where(np.isnan(difference), np.inf, difference)
     scale = max(float(np.sqrt(np.square(expected, dtype=np.float64).mean())), 1e-30)
@@ -390,11 +389,11 @@ def layer_errors(artifact: Artifact, network: nn.Module, value: Array) -> list[L
     del wide
     model = expose(rounded(_skeleton(artifact)), outputs)
     order = {name: index for index, node in enumerate(model.graph.node) for name in node.output}
-    found = _Runner(artifact, model).all(value)
+    given = _Runner(artifact, model).all(value)
     errors = []
-    for name in sorted(found.keys() & outputs.keys(), key=order.__getitem__):
-        if found[name].shape == outputs[name].shape:
-            maximum, relative, _ = _shares(found[name], outputs[name])
+    for name in sorted(given.keys() & outputs.keys(), key=order.__getitem__):
+        if given[name].shape == outputs[name].shape:
+            maximum, relative, _ = _shares(given[name], outputs[name])
             errors.append(LayerError(name, maximum, relative))
     return errors
 

@@ -1,11 +1,17 @@
-"""What must stand before torch is loaded."""
+"""What must stand before torch is loaded, and what tests of several rooms share."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-# Programs that the tests start import the package from this folder, too, wherever they run; nothing has to be installed.
+import pytest
+
+if TYPE_CHECKING:
+    from tests.kernels.host_launcher import HostLauncher
+
+# Programs that the tests start import the package from this folder too, wherever they run; nothing has to be installed.
 ROOT = str(Path(__file__).resolve().parents[1])
 os.environ["PYTHONPATH"] = os.pathsep.join([ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
 
@@ -14,3 +20,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several test processes share the cores: one thread each.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> HostLauncher:
+    """A launcher that runs the CUDA sources on the CPU."""
+    from tests.kernels.host_launcher import COMPILER, HostLauncher
+
+    if COMPILER is None:
+        pytest.skip("g++ is not installed: it compiles the CUDA sources for the host")
+    return HostLauncher(tmp_path_factory.mktemp("host-kernels"))

@@ -33,14 +33,8 @@ from faceanon_engine.demo.training.common import (
 from faceanon_engine.demo.training.generator import picture_loss
 from faceanon_engine.engine.method import get_preset
 from faceanon_engine.engine.method.losses import attribute_loss, identity_cosine
-from faceanon_engine.engine.networks import (
-    AttributeEncoder,
-    Generator,
-    IdentityEncoder,
-    Inverter,
-    attribute_features,
-    identity_embedding,
-)
+from faceanon_engine.engine.networks import AttributeEncoder, Generator, IdentityEncoder, Inverter
+from faceanon_engine.engine.networks.features import attribute_features, identity_embedding
 
 WEIGHTS = {"picture": 1.0, "code": 0.05, "identity": 0.5, "attributes": 0.5}
 """identity is one less the cosine; attributes is the mean difference of a token's features."""

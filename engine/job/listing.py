@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from faceanon_engine.engine.datasets.sample import Sample
@@ -62,7 +62,8 @@ def bring_up_to_date(settings: JobSettings, samples: Sequence[Sample], manifest:
         logger.info("%s has changed since it was listed: done again", key)
     remove_results(settings.output, update.given_up)
     manifest.add_inputs(update.inputs, (*update.items, *update.vanished), forget=update.changed)
-    return listing
+    # Those files are gone: whatever gets one of their names from now on is somebody else's.
+    return replace(listing, names=replace(listing.names, given_up={}))
 
 
 def look_through(

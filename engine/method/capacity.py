@@ -5,12 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from faceanon_engine.engine.system.devices import gpu_of
-from faceanon_engine.engine.system.memory import free_memory
+from faceanon_engine.engine.system.memory import free_memory, would_not_fit
 
 if TYPE_CHECKING:
     from faceanon_engine.engine.method.step import State, StepSettings
     from faceanon_engine.engine.networks.precision import Networks
     from faceanon_engine.engine.networks.stylegan2 import GeneratorConfig
+
+
+def reduced_to_fit(count: int, each: float) -> int:
+    """So many images, halved until the memory that is free is expected to hold them at `each` bytes; at least 1."""
+    while count > 1 and would_not_fit(each * count):
+        count //= 2
+    return count
 
 
 MOST_SLOTS = 32

@@ -9,13 +9,13 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from faceanon_engine.engine.networks import stylegan2_fused as fused_synthesis
+from faceanon_engine.engine.networks import stylegan2_fused
 from faceanon_engine.engine.networks.launcher import launcher_for
 from faceanon_engine.engine.networks.stylegan2_layers import EqualizedLinear, ModulatedConv, StyledLayer, ToRGB
 
@@ -132,14 +132,16 @@ class Generator(nn.Module):
         self, features: Tensor, image: Tensor | None, rows: Sequence[Tensor], first: int, stop: int
     ) -> SynthesisPrefix:
         launcher = launcher_for(features.device)
-        if launcher is not None and fused_synthesis.usable(self, features):
-            return SynthesisPrefix(stop, *fused_synthesis.run(self, features, image, rows, first, stop, launcher))
+        layers, to_rgbs = cast("Sequence[StyledLayer]", self.layers), cast("Sequence[ToRGB]", self.to_rgbs)
+        if launcher is not None and stylegan2_fused.usable(layers, features):
+            drawn = stylegan2_fused.run(layers, to_rgbs, features, image, rows, first, stop, launcher)
+            return SynthesisPrefix(stop, *drawn)
         for row in range(first, stop):
             if row % 2:
                 # The toRGB of the block that just ended shares this row with the next block's first layer.
-                image = self.to_rgbs[row // 2](features, rows[row], image)
-            if row < len(self.layers):
-                features = self.layers[row](features, rows[row])
+                image = to_rgbs[row // 2](features, rows[row], image)
+            if row < len(layers):
+                features = layers[row](features, rows[row])
         return SynthesisPrefix(stop, features, image)
 
     def prefix(self, w_plus: Tensor, first_row: int = 3) -> SynthesisPrefix:
@@ -181,10 +183,10 @@ class Generator(nn.Module):
     def _rows(self, w_plus: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
         expected = self.config.rows, self.config.w_dim
         if isinstance(w_plus, Tensor):
-            found: tuple[int, ...] = tuple(w_plus.shape[1:]) if w_plus.ndim == 3 else ()
-            rows: Sequence[Tensor] = w_plus.unbind(1) if found == expected else ()
+            shape: tuple[int, ...] = tuple(w_plus.shape[1:]) if w_plus.ndim == 3 else ()
+            rows: Sequence[Tensor] = w_plus.unbind(1) if shape == expected else ()
         else:
-            rows, found = w_plus, (len(w_plus), w_plus[0].shape[-1])
-        if found != expected:
-            raise ValueError(f"w+ has rows of shape {list(found)}, expected [N, {', '.join(map(str, expected))}]")
+            rows, shape = w_plus, (len(w_plus), w_plus[0].shape[-1])
+        if shape != expected:
+            raise ValueError(f"w+ has rows of shape {list(shape)}, expected [N, {', '.join(map(str, expected))}]")
         return rows

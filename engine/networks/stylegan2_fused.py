@@ -1,29 +1,26 @@
 """StyleGAN2's synthesis by the fused kernels: one dense convolution and one pass a layer.
 
 The pass after a layer's convolution demodulates, adds noise and bias, activates, multiplies by the next layer's style,
-and draws the layer's share of the image where toRGB follows. What `Generator` computes layer by layer is the
-definition; here the order of the same operations is another one.
+and draws the layer's share of the image where toRGB follows. What `stylegan2.Generator` computes layer by layer is the
+definition; here the order of the same operations is another one. The generator's layers are handed in: those of row r
+are `layers[r]` and, for odd r, `to_rgbs[r // 2]`; the last row has a toRGB alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from faceanon_engine.engine.networks.stylegan2_layers import ConvConstants
+from faceanon_engine.engine.networks.stylegan2_layers import ConvConstants, ModulatedConv, StyledLayer, ToRGB
 from faceanon_engine.kernels.cuda.launch import SUFFIX, Launcher
 from faceanon_engine.kernels.frozen_conv import dense_weight, frozen_conv
 from faceanon_engine.kernels.modulated_conv import DEMODULATION_EPSILON, demodulation
 from faceanon_engine.kernels.styled_epilogue import RGB, styled_epilogue
 from faceanon_engine.kernels.up_epilogue import up_epilogue
-
-if TYPE_CHECKING:
-    from faceanon_engine.engine.networks.stylegan2 import Generator
-    from faceanon_engine.engine.networks.stylegan2_layers import ModulatedConv, StyledLayer, ToRGB
 
 
 class Styles(NamedTuple):
@@ -33,16 +30,17 @@ class Styles(NamedTuple):
     after: Tensor
 
 
-def usable(generator: Generator, features: Tensor) -> bool:
-    """Whether the generator is frozen and its activations are of a type that the kernels know."""
-    conv = _layer(generator, 0).conv
+def usable(layers: Sequence[StyledLayer], features: Tensor) -> bool:
+    """Whether the layers are frozen and their activations are of a type that the kernels know."""
+    conv = layers[0].conv
     if conv.folded is None or conv.weight.requires_grad or torch.compiler.is_compiling():
         return False
     return conv.folded.dtype in SUFFIX and features.dtype in SUFFIX
 
 
 def run(
-    generator: Generator,
+    layers: Sequence[StyledLayer],
+    to_rgbs: Sequence[ToRGB],
     features: Tensor,
     image: Tensor | None,
     rows: Sequence[Tensor],
@@ -55,13 +53,13 @@ def run(
     Returns features [N, C', h', h'], channels-last, and the image float32 [N, 3, h'', h''] or None. After the last row
     no layer reads the features any more, and an empty tensor stands for them.
     """
-    last = min(stop, len(generator.layers))
-    styles = _styles(generator, rows, first)
-    x = features.to(_layer_constants(_layer(generator, 0)).weight.dtype)
+    last = min(stop, len(layers))
+    styles = _styles(layers, rows, first)
+    x = features.to(_layer_constants(layers[0]).weight.dtype)
 
     if first < stop:
         before = styles.before if styles is not None and first < last else None
-        rgb = _rgb(generator, rows, first, image) if first % 2 else None
+        rgb = _rgb(to_rgbs[first // 2], rows[first], image) if first % 2 else None
         if before is not None or rgb is not None:
             z, drawn = styled_epilogue(
                 x, next_styles=before, rgb=rgb, activate=False, want_z=first < last, launcher=launcher
@@ -71,16 +69,16 @@ def run(
 
     for row in range(first, last):
         assert styles is not None
-        layer, after = _layer(generator, row), styles.after
+        layer, after = layers[row], styles.after
         constants = _layer_constants(layer)
         u = frozen_conv(x, constants.weight, up=layer.conv.up)
-        styles = _styles(generator, rows, row + 1) if row + 1 < last else None
+        styles = _styles(layers, rows, row + 1) if row + 1 < last else None
         before = None if styles is None else styles.before
         if layer.conv.up:
             x = up_epilogue(u, after, constants.noise, constants.bias, before, launcher=launcher)
             continue
-        rgb = _rgb(generator, rows, row + 1, image) if row % 2 == 0 and row + 1 < stop else None
-        nobody_reads_on = row + 1 == last and stop == generator.config.rows
+        rgb = _rgb(to_rgbs[row // 2], rows[row + 1], image) if row % 2 == 0 and row + 1 < stop else None
+        nobody_reads_on = row + 1 == last and stop == len(layers) + 1
         z, drawn = styled_epilogue(
             u,
             after,
@@ -96,14 +94,10 @@ def run(
     return x, image
 
 
-def _layer(generator: Generator, row: int) -> StyledLayer:
-    return cast("StyledLayer", generator.layers[row])
-
-
-def _styles(generator: Generator, rows: Sequence[Tensor], row: int) -> Styles | None:
-    if row >= len(generator.layers):
+def _styles(layers: Sequence[StyledLayer], rows: Sequence[Tensor], row: int) -> Styles | None:
+    if row >= len(layers):
         return None
-    layer = _layer(generator, row)
+    layer = layers[row]
     constants = _layer_constants(layer)
     before = F.linear(rows[row], constants.style_weight, constants.style_bias)
     assert layer.conv.energy is not None
@@ -115,9 +109,9 @@ def _styles(generator: Generator, rows: Sequence[Tensor], row: int) -> Styles | 
     return Styles(before, after)
 
 
-def _rgb(generator: Generator, rows: Sequence[Tensor], row: int, image: Tensor | None) -> RGB:
-    constants = _rgb_constants(cast("ToRGB", generator.to_rgbs[row // 2]))
-    styles = F.linear(rows[row], constants.style_weight, constants.style_bias)
+def _rgb(to_rgb: ToRGB, w: Tensor, image: Tensor | None) -> RGB:
+    constants = _rgb_constants(to_rgb)
+    styles = F.linear(w, constants.style_weight, constants.style_bias)
     return RGB(constants.weight, styles, constants.bias, image)
 
 

@@ -116,7 +116,7 @@ class PyCudaMemory:
 
     def __init__(self, index: int) -> None:
         try:
-            import pycuda.driver as cuda
+            import pycuda.driver as cuda  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise UserError(
                 f"PyCUDA cannot be loaded ({(str(error).splitlines() or [''])[0]}): pip install pycuda, which an "

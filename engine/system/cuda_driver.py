@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-# From the driver's interface (cuda.h).
-_MAJOR, _MINOR = 75, 76
+# From the driver's interface (cuda.h): attributes of a device.
+_MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76
 _CAPTURE_THREAD_LOCAL = 1
 
 
@@ -20,7 +20,7 @@ class DriverError(RuntimeError):
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU: its name, compute capability (9, 0), memory in bytes, and place on the bus such as 0000:3b:00.0.
+    """One GPU: its name, compute capability (9, 0), memory in bytes, place on the bus such as 0000:3b:00.0, processors.
 
     CUDA counts the fastest one first, and only those it may use; nvidia-smi counts all, by their place.
     """
@@ -30,6 +30,7 @@ class Gpu:
     capability: tuple[int, int]
     total: int
     bus: str = ""
+    multiprocessors: int = 0
 
     @property
     def architecture(self) -> str:
@@ -84,13 +85,20 @@ def _gpu(index: int) -> Gpu:
     call("cuDeviceGetName", name, len(name), device)
     call("cuDeviceTotalMem_v2", ctypes.byref(total), device)
     call("cuDeviceGetPCIBusId", bus, len(bus), device)
-    values = []
-    for attribute in (_MAJOR, _MINOR):
+
+    def attribute(number: int) -> int:
         value = ctypes.c_int()
-        call("cuDeviceGetAttribute", ctypes.byref(value), attribute, device)
-        values.append(value.value)
-    capability = (values[0], values[1])
-    return Gpu(index, name.value.decode(errors="replace"), capability, total.value, bus.value.decode())
+        call("cuDeviceGetAttribute", ctypes.byref(value), number, device)
+        return value.value
+
+    return Gpu(
+        index,
+        name.value.decode(errors="replace"),
+        (attribute(_MAJOR), attribute(_MINOR)),
+        total.value,
+        bus.value.decode(),
+        attribute(_MULTIPROCESSORS),
+    )
 
 
 @cache

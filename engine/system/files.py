@@ -43,12 +43,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     When the block raises, it is deleted and what was at `path` stays. Folders above are made. Raises OSError.
     """
+    with staging_folder(path) as temporary:
+        yield temporary
+        temporary.chmod(0o755)
+        _replace_folder(temporary, path)
+
+
+@contextmanager
+def staging_folder(path: Path) -> Iterator[Path]:
+    """A new empty hidden folder beside `path`, on its file system, so that what is ready can be renamed into place.
+
+    It is deleted with all that is left in it when the block ends. Folders above are made. Raises OSError.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         yield temporary
-        temporary.chmod(0o755)
-        _replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -57,16 +67,13 @@ def _replace_folder(new: Path, path: Path) -> None:
     if not path.exists():
         os.replace(new, path)
         return
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
+    with staging_folder(path) as aside:
         os.replace(path, aside / "old")
         try:
             os.replace(new, path)
         except OSError:
             os.replace(aside / "old", path)
             raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:

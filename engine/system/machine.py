@@ -1,4 +1,4 @@
-"""What a measurement ran on, in words that mean something on another machine."""
+"""What this machine is, in words that mean something on another one: of measurements, reports and `doctor`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from faceanon_engine.engine.system.cores import cpu_model, usable_cores
 from faceanon_engine.engine.system.cuda_driver import gpus
+from faceanon_engine.engine.system.packages import versions_of
 
 # Distributions whose version changes a figure; those that are not installed are left out.
 _PACKAGES = (
@@ -41,41 +41,56 @@ _GPU_FIELDS = {
 
 
 def describe_machine() -> dict[str, Any]:
-    """What stays the same while measuring: hardware, driver, versions, threads; ready for JSON."""
+    """What stays the same while measuring: hardware, driver, versions, threads; ready for JSON.
+
+    Memory in bytes; the instructions are those that Torch uses. What Torch alone knows is null where it does not load.
+    """
     import psutil
-    import torch
 
     from faceanon_engine import __version__
 
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+    torch = _torch()
     return {
         "cpu": {
             "model": cpu_model(),
             "cores": os.cpu_count(),
             "usable_cores": usable_cores(),
-            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "instructions": torch.backends.cpu.get_cpu_capability() if torch else None,
             "governor": _text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         },
         "memory_bytes": int(psutil.virtual_memory().total),
-        "gpus": _gpus(),
+        "gpus": describe_gpus(),
         "driver": _driver(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "faceanon_engine": __version__,
-        "versions": versions,
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
+        "versions": versions_of(_PACKAGES),
+        "cuda": torch.version.cuda if torch else None,
+        "cudnn": torch.backends.cudnn.version() if torch and torch.cuda.is_available() else None,
         "threads": {
-            "torch": torch.get_num_threads(),
-            "torch_interop": torch.get_num_interop_threads(),
+            "torch": torch.get_num_threads() if torch else None,
+            "torch_interop": torch.get_num_interop_threads() if torch else None,
             "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
         },
     }
+
+
+def describe_gpus() -> list[dict[str, Any]]:
+    """Name, compute capability such as "9.0", memory in bytes and multiprocessors of the GPUs that CUDA shows, in its
+    order; none where Torch is there and cannot use them, since nothing runs on them then.
+    """
+    torch = _torch()
+    if torch and not torch.cuda.is_available():
+        return []
+    return [
+        {
+            "name": gpu.name,
+            "capability": f"{gpu.capability[0]}.{gpu.capability[1]}",
+            "memory_bytes": gpu.total,
+            "multiprocessors": gpu.multiprocessors,
+        }
+        for gpu in gpus()
+    ]
 
 
 def describe_moment() -> dict[str, Any]:
@@ -108,21 +123,13 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _gpus() -> list[dict[str, Any]]:
-    import torch
-
-    found = []
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        about = torch.cuda.get_device_properties(index)
-        found.append(
-            {
-                "name": about.name,
-                "capability": f"{about.major}.{about.minor}",
-                "memory_bytes": int(about.total_memory),
-                "multiprocessors": int(about.multi_processor_count),
-            }
-        )
-    return found
+def _torch() -> Any:
+    """Torch, or None where it cannot be loaded: a machine is asked about where something is broken, too."""
+    try:
+        import torch
+    except Exception:
+        return None
+    return torch
 
 
 def _nvidia_smi(fields: str) -> list[list[str]]:
@@ -146,8 +153,8 @@ def _gpu_moments() -> list[dict[str, Any]]:
     """Of the GPUs that CUDA shows, in its order: nvidia-smi's is another one, and it shows all."""
     rows = {_place(row[0]): row[1:] for row in _nvidia_smi(",".join(("pci.bus_id", *_GPU_FIELDS)))}
     unknown = ["[N/A]"] * len(_GPU_FIELDS)
-    found = [rows.get(_place(gpu.bus), unknown) for gpu in (gpus() if rows else ())]
-    return [{name: _number(cell) for name, cell in zip(_GPU_FIELDS.values(), row, strict=False)} for row in found]
+    shown = [rows.get(_place(gpu.bus), unknown) for gpu in (gpus() if rows else ())]
+    return [{name: _number(cell) for name, cell in zip(_GPU_FIELDS.values(), row, strict=False)} for row in shown]
 
 
 def _place(bus: str) -> tuple[int, ...]:

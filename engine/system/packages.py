@@ -10,8 +10,13 @@ OURS = "faceanon-engine"
 
 
 def version_of(*names: str) -> str | None:
-    """Version of the first of these distributions that is installed; None where none is."""
+    """Version of the first of these distributions that is installed; None where none is.
+
+    Ours is always there, also in a checkout of which nothing is installed.
+    """
     for name in names:
+        if name == OURS:
+            return our_version()
         try:
             return metadata.version(name)
         except metadata.PackageNotFoundError:

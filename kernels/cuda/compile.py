@@ -112,10 +112,10 @@ def parse_report(text: str) -> tuple[KernelUse, ...]:
         re.DOTALL,
     )
     for match in entry.finditer(text):
-        fields = match.groupdict()
-        shared = re.search(r"(\d+) bytes smem", fields.pop("rest"))
-        kernel = fields.pop("kernel")
-        numbers = {key: int(value) for key, value in fields.items()}
+        remarks = match.groupdict()
+        shared = re.search(r"(\d+) bytes smem", remarks.pop("rest"))
+        kernel = remarks.pop("kernel")
+        numbers = {key: int(value) for key, value in remarks.items()}
         uses.append(KernelUse(kernel=kernel, static_shared=int(shared[1]) if shared else 0, **numbers))
     return tuple(uses)
 

@@ -92,7 +92,7 @@ class PycudaDriver:
 
     def __init__(self, device: int) -> None:
         # Not at the top: without a driver the import fails.
-        import pycuda.driver as cuda
+        import pycuda.driver as cuda  # pyright: ignore[reportMissingImports]
 
         cuda.init()
         self._cuda = cuda

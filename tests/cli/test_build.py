@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from faceanon_engine.cli.main import cli
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.method import capacity
 from faceanon_engine.engine.models.bundle import Bundle
 from faceanon_engine.engine.sessions import opening
 from faceanon_engine.engine.sessions.cache import EngineCache
@@ -48,7 +49,8 @@ def test_graphs_and_engines_are_built_reported_and_kept(tmp_path: Path, bundle: 
     assert first.returncode == 0, first.stderr
     report = json.loads((tmp_path / "build-report.json").read_text())
     assert report["bundle"]["digest"] == bundle.digest
-    assert report["machine"]["packages"]["torch"]["works"]
+    assert report["machine"]["versions"]["torch"]
+    assert report["machine"]["cpu"]["usable_cores"] >= 1
     rows = report["built"]
     places = [("onnxruntime", None), ("tensorrt-rtx", "sm_89"), ("tensorrt-rtx", "sm_120")]
     expected = [("mapping", precision, *place) for precision in ("fp32", "fp16") for place in places]
@@ -164,7 +166,7 @@ def test_what_was_built_is_shown_though_the_report_cannot_be_written(
 
 def test_a_trial_takes_no_more_images_than_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = opening.open_artifact(write_linear(tmp_path))
-    monkeypatch.setattr(building, "would_not_fit", lambda needed: None if needed <= 10 * 2**20 else "too much")
+    monkeypatch.setattr(capacity, "would_not_fit", lambda needed: None if needed <= 10 * 2**20 else "too much")
 
     class Peak:
         growth = 2**20

@@ -22,9 +22,10 @@ from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact
 from faceanon_engine.engine.sessions.session import Profile
 from faceanon_engine.engine.system.cuda_driver import Gpu, gpus
 from faceanon_engine.export.inspect import inspect
-from faceanon_engine.export.onnx_export import export_graph, export_network
+from faceanon_engine.export.onnx_export import export_graph
 from faceanon_engine.export.tensorrt import Phases, architectures, build_engine, known_targets
 from tests.golden import stand_ins
+from tests.support.export_network import export_network
 from tests.support.fake_tensorrt import HostMemory, Module
 from tests.support.small_graph import WEIGHT, write, write_linear
 
@@ -55,9 +56,13 @@ def test_every_graph_of_the_demo_bundle_becomes_an_engine(
 ) -> None:
     artifact = export_graph(demo, graph, precision, tmp_path, traced=traced(demo, graph), check=False)
     shares: list[float] = []
+
+    def progress(done: float, total: float | None, what: str = "") -> None:
+        assert total == 1.0
+        shares.append(done)
+
     entry = EngineCache(tmp_path).ensure(
-        key_of(artifact),
-        lambda: build_engine(artifact, key_of(artifact), trt, progress=lambda done, *_: shares.append(done)),
+        key_of(artifact), lambda: build_engine(artifact, key_of(artifact), trt, progress=progress)
     )
     assert shares == sorted(shares)
     assert (shares[-1], len(shares) > 10) == (1.0, True)
@@ -179,7 +184,7 @@ def test_interrupting_a_build_stops_it(tmp_path: Path) -> None:
     artifact = write_linear(tmp_path)
     shares: list[float] = []
 
-    def interrupt(share: float, *_: Any) -> None:
+    def interrupt(share: float, total: float | None, what: str = "") -> None:
         shares.append(share)
         # As a person does, while the library is at work: Python raises it wherever it is by then.
         os.kill(os.getpid(), signal.SIGINT)

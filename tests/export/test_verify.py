@@ -18,8 +18,9 @@ from faceanon_engine.engine.models.bundle import Bundle
 from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, Tolerance
 from faceanon_engine.engine.system.digests import sha256_of_all
 from faceanon_engine.export import verify as verify_module
-from faceanon_engine.export.onnx_export import Traced, export_graph, export_network
+from faceanon_engine.export.onnx_export import Traced, export_graph
 from faceanon_engine.export.verify import Finding, _worse, in_float64, layer_errors, verify
+from tests.support.export_network import export_network
 
 
 @pytest.mark.parametrize("graph", GRAPHS)

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-HERE = Path(__file__).resolve().parent
-
 from faceanon_engine.engine.models.checkpoints.reading import ImportedNetwork, read_checkpoint
 from faceanon_engine.engine.networks.build import build
 from faceanon_engine.engine.networks.stylegan2 import Generator
@@ -22,6 +20,8 @@ from tests.golden.inputs import latent, mixed_image, smooth_image
 from tests.golden.weights import make_state_dict
 
 __all__ = ["arrays", "error", "imported", "latent", "mixed_image", "network", "smooth_image", "write_checkpoint"]
+
+HERE = Path(__file__).resolve().parent
 
 
 def arrays(name: str) -> dict[str, np.ndarray]:

@@ -290,7 +290,7 @@ def test_without_a_gpu_nothing_is_loaded_at_import() -> None:
 
 
 def test_a_gpu_without_kernels_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(_: torch.device) -> None:
+    def fails(_device: torch.device, _folder: Path) -> None:
         raise DriverError("libcuda.so.1 is not there\nand more")
 
     monkeypatch.setattr(launch, "CudaLauncher", fails)

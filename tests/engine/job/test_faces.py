@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faceanon_engine.engine.datasets.reader import Reader
+from faceanon_engine.engine.datasets.reader import Reader, ahead
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError
+from faceanon_engine.engine.job.faces import Listed, faces_to_do
+from faceanon_engine.engine.job.folder import find_samples
+from faceanon_engine.engine.job.listing import bring_up_to_date
+from faceanon_engine.engine.job.manifest import ItemRow, Manifest
+from faceanon_engine.engine.job.recording import Recorder
 from faceanon_engine.engine.job.settings import JobSettings
 from tests.support.fake_worker import make_inputs
-from tests.support.jobs import items, run, stamps, visible
+from tests.support.jobs import Told, items, run, stamps, visible
 from tests.support.samples import with_faces, with_two_faces
 
 
@@ -105,3 +111,34 @@ def test_a_face_that_is_not_found_again_leaves_no_picture(
         assert run(settings).done == count
         assert len(visible(settings.output)) == count
         (settings.output / "photo-00.png").unlink()
+
+
+def test_faces_come_with_their_sample_their_pixels_and_their_row(settings: JobSettings) -> None:
+    """Also of an input of which the first face is done, and of one whose reading fails between the others."""
+    make_inputs(settings.input, 2)
+    samples = find_samples(settings)
+    pictures = [np.full((32, 32, 3), value, np.uint8) for value in range(3)]
+    settings.output.mkdir()
+    with Manifest.open(settings.output / "manifest.sqlite") as manifest, ThreadPoolExecutor(1) as executor:
+        listing = bring_up_to_date(settings, samples, manifest)
+        done = ItemRow("photo-00.png", 0, state="done", output="photo-00.png")
+        (settings.output / "photo-00.png").touch()
+        observer = Told()
+        recorder = Recorder(settings, "b" * 64, manifest, observer, executor)
+
+        def read(listed: Listed) -> Sample:
+            if listed[0].key == "photo-01.png":
+                raise InputError("damaged", "it cannot be decoded")
+            return with_faces(listed[0], *pictures)
+
+        inputs = [(samples[0], [done]), (samples[1], listing.rows["photo-01.png"])]
+        faces = list(faces_to_do(settings, listing.names, ahead(executor, read, inputs, 2), recorder))
+    assert [face.row.output for face in faces] == ["photo-00-face1.png", "photo-00-face2.png"]
+    for number, face in enumerate(faces, 1):
+        assert (face.sample.key, len(face.sample.faces)) == ("photo-00.png", 3)
+        assert face.face is face.sample.faces[number]
+        np.testing.assert_array_equal(face.face.pixels, pictures[number])
+    assert observer.finished == [("photo-01.png", True)]
+    recorded = {(row.input, row.face): (row.state, row.reason) for row in items(settings)}
+    assert recorded[("photo-01.png", 0)] == ("failed", "damaged")
+    assert recorded[("photo-00.png", 2)] == ("pending", None)

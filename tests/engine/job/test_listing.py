@@ -17,6 +17,7 @@ from faceanon_engine.engine.job.listing import (
     fail_faces,
     look_through,
     plan_faces,
+    plan_row,
 )
 from faceanon_engine.engine.job.manifest import ItemRow, Manifest
 from faceanon_engine.engine.job.rows import by_input
@@ -200,3 +201,16 @@ def test_what_is_done_does_not_fail_with_the_rest(settings: JobSettings) -> None
     rows = fail_faces(settings.output, [done, ItemRow("photo-00.png", 1)], InputError("empty", "no bytes"))
     assert rows[0] == done
     assert (rows[1].state, rows[1].reason, rows[1].message) == ("failed", "empty", "no bytes")
+
+
+def test_a_name_given_up_protects_nobody_who_comes_after(settings: JobSettings) -> None:
+    """Somebody's file that appears during the run under the name of a result which the run has deleted."""
+    (path,) = make_inputs(settings.input, 1)
+    run(settings)
+    os.utime(path, ns=(1, 1))
+    with Manifest.open(settings.output / "manifest.sqlite") as manifest:
+        listing = bring_up_to_date(settings, find_samples(settings), manifest)
+    assert not (settings.output / "photo-00.png").exists()
+    (settings.output / "photo-00.png").write_text("a year of work")
+    names = replace(listing.names, taken=set())
+    assert plan_row(settings, names, "photo-00.png", 0).reason == "output-exists"

@@ -6,19 +6,26 @@ import itertools
 import os
 import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from faceanon_engine.engine.datasets.sample import sample_at
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job import recording as recording_module
+from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
+from faceanon_engine.engine.job.recording import PendingFace, Recorder
 from faceanon_engine.engine.job.report import JobObserver
 from faceanon_engine.engine.job.settings import JobSettings
 from tests.support.fake_worker import WHITE, ContinuousWorker, FakeWorker, make_inputs
-from tests.support.jobs import items, run, stamps, visible
+from tests.support.jobs import Told, items, run, stamps, visible
+from tests.support.samples import with_faces
 
 
 def test_values_that_are_not_finite_are_not_written(settings: JobSettings) -> None:
@@ -143,3 +150,129 @@ def test_a_write_that_fails_stops_the_job_and_what_was_recorded_has_its_file(
     assert all((settings.output / str(row.output)).is_file() for row in done)
     monkeypatch.undo()
     assert run(settings, None, ContinuousWorker).done == 12
+
+
+# -- the recorder alone ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recorder(settings: JobSettings) -> Iterator[Callable[[JobObserver], Recorder]]:
+    """Makes a recorder for a manifest in which two.png has two faces and one.png one."""
+    settings.output.mkdir()
+    rows = [ItemRow("two.png", 0, output="two.png"), ItemRow("two.png", 1, output="two-face1.png")]
+    rows.append(ItemRow("one.png", 0, output="one.png"))
+    with (
+        ThreadPoolExecutor(2) as executor,
+        Manifest.open(settings.output / "manifest.sqlite") as manifest,
+    ):
+        manifest.add_inputs([InputRow("two.png", 1, 1), InputRow("one.png", 1, 1)], rows)
+
+        def make(observer: JobObserver) -> Recorder:
+            made = Recorder(settings, "b" * 64, manifest, observer, executor)
+            made.begin("two.png", rows[:2], 2)
+            made.begin("one.png", rows[2:], 1)
+            return made
+
+        yield make
+
+
+def pending(settings: JobSettings, key: str, face: int = 0, colour: int = 9) -> PendingFace:
+    (row,) = [row for row in items(settings) if (row.input, row.face) == (key, face)]
+    read = with_faces(sample_at(Path(key)), *[np.full((32, 32, 3), colour, np.uint8)] * (face + 1))
+    return PendingFace(read, read.faces[face], row)
+
+
+def results(settings: JobSettings, faces: list[PendingFace]) -> Any:
+    return FakeWorker(settings, {}, 1).anonymize(np.stack([face.face.pixels for face in faces]), lambda _: None)
+
+
+def test_an_input_is_finished_when_its_last_face_is(
+    settings: JobSettings, recorder: Callable[[JobObserver], Recorder]
+) -> None:
+    observer = Told()
+    recording = recorder(observer)
+    first = [pending(settings, "two.png"), pending(settings, "one.png")]
+    recording.write(first, results(settings, first))
+    recording.record_written(wait=True)
+    assert observer.finished == [("one.png", False)]
+    recording.fail(pending(settings, "two.png", 1), "unexpected", "it broke")
+    assert observer.finished == [("one.png", False), ("two.png", True)]
+    assert [(row.input, row.face, row.state) for row in items(settings)] == [
+        ("one.png", 0, "done"),
+        ("two.png", 0, "done"),
+        ("two.png", 1, "failed"),
+    ]
+
+
+def test_an_input_with_nothing_left_is_finished_at_once(
+    settings: JobSettings, recorder: Callable[[JobObserver], Recorder]
+) -> None:
+    observer = Told()
+    recording = recorder(observer)
+    taken = ItemRow("taken.png", 0, state="failed", reason="output-exists")
+    recording.begin("taken.png", [taken], 0)
+    recording.begin("done.png", [ItemRow("done.png", 0, state="done", output="done.png")], 0)
+    assert observer.finished == [("taken.png", True), ("done.png", False)]
+
+
+def test_what_is_written_later_is_recorded_in_the_order_in_which_it_finished(
+    settings: JobSettings, recorder: Callable[[JobObserver], Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, held = recording_module.write_result, threading.Event()
+
+    def slow(path: Path, content: bytes) -> None:
+        if path.name == "two.png":
+            assert held.wait(30)
+        write(path, content)
+
+    monkeypatch.setattr(recording_module, "write_result", slow)
+    observer = Told()
+    recording = recorder(observer)
+    for face in (pending(settings, "two.png"), pending(settings, "one.png")):
+        recording.write([face], results(settings, [face]))
+    until = time.monotonic() + 30
+    while not (settings.output / "one.png").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    recording.record_written()
+    assert items(settings, "done") == [], "the first is not written yet"
+    held.set()
+    recording.record_written(wait=True)
+    assert [row.input for row in items(settings, "done")] == ["one.png", "two.png"]
+    assert observer.finished == [("one.png", False)]
+
+
+def test_results_that_wait_are_few_for_they_are_held_in_memory(
+    settings: JobSettings, recorder: Callable[[JobObserver], Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, held = recording_module.write_result, threading.Event()
+    monkeypatch.setattr(recording_module, "MOST_UNWRITTEN", 1)
+
+    def slow(path: Path, content: bytes) -> None:
+        assert held.wait(30)
+        write(path, content)
+
+    monkeypatch.setattr(recording_module, "write_result", slow)
+    recording = recorder(Told())
+    first, second = pending(settings, "two.png"), pending(settings, "one.png")
+    recording.write([first], results(settings, [first]))
+    threading.Timer(0.2, held.set).start()
+    recording.write([second], results(settings, [second]))
+    assert held.is_set(), "the second waited for the first"
+    assert [row.input for row in items(settings, "done")][-1:] == ["two.png"]
+    recording.record_written(wait=True)
+
+
+def test_stopped_twice_over_what_is_recorded_stays_so(
+    settings: JobSettings, recorder: Callable[[JobObserver], Recorder]
+) -> None:
+    """Ctrl-C may fall between recording a result and forgetting that it waits."""
+    observer = Told()
+    recording = recorder(observer)
+    face = pending(settings, "one.png")
+    recording.write([face], results(settings, [face]))
+    recording.record_written(wait=True)
+    (before,) = items(settings, "done")
+    recording._written.append([(before, None)])
+    recording.stop()
+    assert items(settings, "done") == [before]
+    assert observer.finished == [("one.png", False)]

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.system.files import atomic_file, refuse_unwritable, write_result
+from faceanon_engine.engine.system.files import (
+    atomic_file,
+    atomic_folder,
+    refuse_unwritable,
+    staging_folder,
+    write_result,
+)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,3 +79,26 @@ def test_what_could_not_be_written_is_told_before(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("tempfile.TemporaryFile", closed)
     with pytest.raises(UserError, match=r"new\.json cannot be written \(Read-only file system\): give another --out"):
         refuse_unwritable(tmp_path / "new.json", "--out")
+
+
+def test_a_folder_takes_the_place_of_another_as_a_whole(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "out"
+    for content in ("first", "second"):
+        with atomic_folder(target) as temporary:
+            (temporary / content).touch()
+            assert content not in (os.listdir(target) if target.exists() else [])
+        assert os.listdir(target) == [content]
+    with pytest.raises(FileNotFoundError), atomic_folder(target) as temporary:
+        os.replace(temporary / "missing", temporary / "third")
+    assert os.listdir(target) == ["second"]
+    assert os.listdir(target.parent) == ["out"]
+
+
+def test_what_is_ready_leaves_the_staging_folder_and_the_rest_vanishes(tmp_path: Path) -> None:
+    with staging_folder(tmp_path / "deep" / "graph") as staging:
+        assert staging.parent == tmp_path / "deep"
+        assert staging.name.startswith(".graph-"), "hidden, and named after what it is for"
+        for name in ("ready", "half"):
+            (staging / name).touch()
+        os.replace(staging / "ready", tmp_path / "deep" / "ready")
+    assert os.listdir(tmp_path / "deep") == ["ready"]

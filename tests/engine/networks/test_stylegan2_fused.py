@@ -40,8 +40,8 @@ def compute(generator: Generator, trained: range = range(3, 7)) -> dict[str, Ten
     lower = generator.skip_output_from(prefix, codes, 16)
     cotangent = torch.randn(image.shape, generator=torch.Generator().manual_seed(2))
     (gradient,) = torch.autograd.grad((image * cotangent).sum() + lower.sum(), [rows])
-    results = {"image": image.detach(), "lower": lower.detach(), "whole": generator.synthesis(w_plus).detach()}
-    return results | {"features": prefix.features, "gradient": gradient}
+    values = {"image": image.detach(), "lower": lower.detach(), "whole": generator.synthesis(w_plus).detach()}
+    return values | {"features": prefix.features, "gradient": gradient}
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -56,11 +56,11 @@ def test_the_fused_synthesis_is_the_layer_by_layer_one(
             assert module.folded is not None
             module.folded = module.folded.to(dtype)
     monkeypatch.setattr(stylegan2, "launcher_for", lambda device: host)
-    actual = compute(lowered, range(first, 7))
-    assert actual["image"].dtype == torch.float32
-    assert actual["features"].dtype == dtype
+    fused = compute(lowered, range(first, 7))
+    assert fused["image"].dtype == torch.float32
+    assert fused["features"].dtype == dtype
     for name, value in expected.items():
-        error = float((actual[name].float() - value).abs().max() / value.abs().max())
+        error = float((fused[name].float() - value).abs().max() / value.abs().max())
         assert error < TOLERANCE[dtype][name == "gradient"], f"{name}: {error:.1e}"
 
 
