@@ -59,9 +59,3 @@ def test_no_name_hides_a_module_of_its_room(room: str) -> None:
     folder = folder_of(room)
     modules = {file.stem for file in folder.glob("*.py")} | {file.parent.name for file in folder.glob("*/__init__.py")}
     assert not modules & set(names_in(folder / "__init__.pyi"))
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_face_says_in_a_sentence_what_belongs_there(room: str) -> None:
-    sentence = (importlib.import_module(room).__doc__ or "").splitlines()[0]
-    assert sentence.endswith(".")
