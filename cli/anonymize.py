@@ -32,8 +32,7 @@ def anonymize(context: click.Context, input: Path, output: Path, dry_run: bool, 
 
     Exit code: 0 done, 1 some inputs failed, 2 usage or environment, 130 interrupted.
     """
-    from faceanon_engine.engine.job.dry_run import plan_job
-    from faceanon_engine.engine.job.run import run_job
+    from faceanon_engine.engine.job import plan_job, run_job
     from faceanon_engine.export.prepare import worker_factory
 
     settings = options.settings_of(context, input, output, flags)

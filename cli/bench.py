@@ -14,14 +14,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from faceanon_engine.cli import options
 from faceanon_engine.cli.console import error_console, output_console, print_json
 from faceanon_engine.cli.numbers import NumberRange
-from faceanon_engine.engine.bench.compare import accepted_obstacles, compare_results, obstacles, read_result
-from faceanon_engine.engine.bench.measure import Budget
-from faceanon_engine.engine.bench.plan import BATCHES, MODES, STEP_BATCHES, Mode
+from faceanon_engine.engine.bench import (
+    MODES,
+    Budget,
+    Mode,
+    accepted_obstacles,
+    compare_results,
+    obstacles,
+    read_result,
+)
+from faceanon_engine.engine.bench.plan import BATCHES, STEP_BATCHES
 from faceanon_engine.engine.choices import BACKENDS, PRECISIONS
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.sessions.graphs import GRAPHS
+from faceanon_engine.engine.sessions import GRAPHS
+from faceanon_engine.engine.system import Observer
 from faceanon_engine.engine.system.files import refuse_unwritable
-from faceanon_engine.engine.system.progress import Observer
 
 _USUAL = Budget()
 _LONGEST = 24 * 3600.0
@@ -290,7 +297,7 @@ def _check_output(path: Path) -> None:
 
 def _write(path: Path, result: dict[str, Any]) -> None:
     from faceanon_engine.cli.bench_view import draw
-    from faceanon_engine.engine.system.files import write_atomic
+    from faceanon_engine.engine.system import write_atomic
 
     console = error_console()
     write_atomic(path, (json.dumps(result, indent=1) + "\n").encode())

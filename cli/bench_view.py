@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from faceanon_engine.engine.bench.compare import Change, Comparison
+from faceanon_engine.engine.bench import Change, Comparison
 
 WIDE = 128
 """Columns of a terminal that hold every statistic."""
@@ -200,10 +200,10 @@ def rate(value: float) -> str:
 
 
 def _speedup(entry: dict[str, Any]) -> str:
-    found = entry["speedup"].get(f"torch {entry['precision']}") or entry["speedup"].get("torch fp32")
-    if found is None:
+    speedup = entry["speedup"].get(f"torch {entry['precision']}") or entry["speedup"].get("torch fp32")
+    if speedup is None:
         return "1" if entry["backend"] == "torch" else ""
-    return f"{found['ratio']:.2f}"
+    return f"{speedup['ratio']:.2f}"
 
 
 def _memory(entry: dict[str, Any]) -> str:
@@ -313,18 +313,18 @@ def draw(result: dict[str, Any]) -> bytes | None:
 
 def _curves(result: dict[str, Any]) -> dict[str, dict[str, list[tuple[float, float, int]]]]:
     """Points (median ms, images/s, batch) by graph and line; lines of a single point are no curve."""
-    found: dict[str, dict[str, list[tuple[float, float, int]]]] = {}
+    points_of: dict[str, dict[str, list[tuple[float, float, int]]]] = {}
     queued = {entry["graph"]: entry["queued"] for entry in result["sessions"] if entry["queued"]}
     for entry in result["sessions"]:
         if entry["queued"] == queued.get(entry["graph"], False):
             name = f"{entry['backend']} {entry['precision']}"
             point = (entry["total_ms"]["p50"], entry["images_per_second"], entry["batch"])
-            found.setdefault(entry["graph"], {}).setdefault(name, []).append(point)
+            points_of.setdefault(entry["graph"], {}).setdefault(name, []).append(point)
     for entry in result["steps"]:
         point = (entry["step_ms"]["p50"], entry["batch"] * 1000 / entry["step_ms"]["mean"], entry["batch"])
-        found.setdefault(_STEP, {}).setdefault(f"{entry['preset']} {entry['precision']}", []).append(point)
+        points_of.setdefault(_STEP, {}).setdefault(f"{entry['preset']} {entry['precision']}", []).append(point)
     kept = {
         graph: {n: sorted(points, key=lambda p: p[2]) for n, points in lines.items() if len(points) > 1}
-        for graph, lines in found.items()
+        for graph, lines in points_of.items()
     }
     return {graph: lines for graph, lines in kept.items() if lines}

@@ -140,7 +140,7 @@ def build(
     if inspect is not None:
         _show(inspect, as_json)
         return
-    from faceanon_engine.engine.sessions.engine_key import EngineOptions
+    from faceanon_engine.engine.sessions import EngineOptions
     from faceanon_engine.export import build as building
 
     make = partial(
@@ -192,7 +192,7 @@ def _print_plan(planned: Build, as_json: bool) -> None:
 
 
 def _profile(text: str) -> Any:
-    from faceanon_engine.engine.sessions.session import Profile
+    from faceanon_engine.engine.sessions import Profile
 
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts) or len(parts) not in (1, 3):

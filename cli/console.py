@@ -22,9 +22,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from faceanon_engine.engine.job.report import JobObserver
+from faceanon_engine.engine.job import JobObserver
+from faceanon_engine.engine.system import Observer
 from faceanon_engine.engine.system.printable import printable
-from faceanon_engine.engine.system.progress import Observer
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 

@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import importlib.util
 import io
-import json
 import logging
 import os
 import signal
@@ -19,7 +18,7 @@ import click
 
 from faceanon_engine import __version__
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.system.allocator import keep_freed_memory
+from faceanon_engine.engine.system import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +102,7 @@ def main() -> None:
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         _leave(f"error: {where}{error.strerror or error}: free space there, or mend its rights", 2)
     except Exception as error:
-        from faceanon_engine.engine.system.memory import is_out_of_memory
+        from faceanon_engine.engine.system import is_out_of_memory
 
         if is_out_of_memory(error):
             _leave("error: memory ran out: use a smaller --batch-size, other networks, or a machine with more", 2)
@@ -132,6 +131,8 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def _leave(message: str, code: int) -> NoReturn:
     """Say on stderr in one line why the program ends, with --json also on stdout, and exit."""
+    import json
+
     from faceanon_engine.engine.system.printable import printable
 
     if not message.startswith("Usage"):

@@ -22,7 +22,7 @@ from faceanon_engine.cli import options
 from faceanon_engine.cli.console import NoteObserver, add_row, error_console, output_console, print_json, say
 from faceanon_engine.engine.choices import ROLES, STORED_DTYPES, StoredDtype
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.system.progress import Observer
+from faceanon_engine.engine.system import Observer
 
 
 @click.group()
@@ -60,7 +60,7 @@ def import_(
 
     e4e's file holds an inverter and a generator; a generator of its own file goes before that one.
     """
-    from faceanon_engine.engine.models.importing import import_bundle
+    from faceanon_engine.engine.models import import_bundle
 
     bundle = import_bundle(
         files,
@@ -99,7 +99,8 @@ def _pairs(option: str, values: tuple[str, ...], form: str) -> dict[str, str]:
 @options.log_level
 def list_(as_json: bool) -> None:
     """List the bundles: installed ones and the demo's."""
-    from faceanon_engine.engine.models.bundle import DEMO, Bundle, demo_path, installed_bundles
+    from faceanon_engine.engine.models import Bundle, demo_path, installed_bundles
+    from faceanon_engine.engine.models.bundle import DEMO
 
     rows: list[dict[str, Any]] = []
     for name, path in [*installed_bundles().items(), (DEMO, demo_path())]:
@@ -136,7 +137,7 @@ def list_(as_json: bool) -> None:
 @options.log_level
 def verify(bundle: str | None, as_json: bool) -> int:
     """Check every file of BUNDLE (name or directory) against its sha256; exit code 1 when one is damaged."""
-    from faceanon_engine.engine.models.bundle import Bundle
+    from faceanon_engine.engine.models import Bundle
 
     opened = Bundle.open(bundle, check_files=False)
     problems = opened.verify()
@@ -168,8 +169,7 @@ def fetch(names: tuple[str, ...], folder: Path, as_json: bool) -> int:
 
     Goes on with what an interrupted download left. Says which files have to be placed by hand, and exits with 2 then.
     """
-    from faceanon_engine.engine.models.download import obtain
-    from faceanon_engine.engine.models.official import official_files
+    from faceanon_engine.engine.models import obtain, official_files
 
     messages = error_console()
     rows: list[dict[str, str]] = []

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import click
 
 from faceanon_engine.cli.console import LOG_LEVELS, set_log_level
-from faceanon_engine.engine.job.config_file import read_config
+from faceanon_engine.engine.job import JobSettings, job_settings, read_config
 from faceanon_engine.engine.job.setting import Setting
-from faceanon_engine.engine.job.settings import SETTINGS, JobSettings, job_settings
+from faceanon_engine.engine.job.settings import SETTINGS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

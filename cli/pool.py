@@ -35,9 +35,9 @@ def pool() -> None:
 @options.log_level
 def create(size: int, as_json: bool, **flags: Any) -> None:
     """Make a pool, or go on with one whose making was interrupted."""
-    from faceanon_engine.engine.job.settings import job_settings
+    from faceanon_engine.engine.job import job_settings
     from faceanon_engine.engine.job.stages import OpenedStages, make_pool
-    from faceanon_engine.engine.method.pool import PoolSpec
+    from faceanon_engine.engine.method import PoolSpec
     from faceanon_engine.export.prepare import prepare_for
 
     settings = job_settings("", "", flags)
@@ -58,7 +58,7 @@ def create(size: int, as_json: bool, **flags: Any) -> None:
 @options.log_level
 def list_(as_json: bool) -> None:
     """List the finished pools."""
-    from faceanon_engine.engine.method.pool import list_pools
+    from faceanon_engine.engine.method import list_pools
     from faceanon_engine.engine.system.home import home
 
     pools = list_pools()
@@ -67,13 +67,13 @@ def list_(as_json: bool) -> None:
             {
                 "pools": [
                     {
-                        "path": str(found.path),
-                        "bundle": found.spec.bundle,
-                        "size": found.size,
-                        "truncation": found.spec.truncation_psi,
-                        "seed": found.spec.seed,
+                        "path": str(each.path),
+                        "bundle": each.spec.bundle,
+                        "size": each.size,
+                        "truncation": each.spec.truncation_psi,
+                        "seed": each.spec.seed,
                     }
-                    for found in pools
+                    for each in pools
                 ]
             }
         )
@@ -81,9 +81,9 @@ def list_(as_json: bool) -> None:
     console = output_console()
     if not pools:
         say(console, f"no pools in {home().pools}")
-    for found in pools:
+    for each in pools:
         say(
             console,
-            f"{found.size} faces, truncation {found.spec.truncation_psi:g}, seed {found.spec.seed}, "
-            f"bundle {found.spec.bundle[:12]}: {found.path}",
+            f"{each.size} faces, truncation {each.spec.truncation_psi:g}, seed {each.spec.seed}, "
+            f"bundle {each.spec.bundle[:12]}: {each.path}",
         )

@@ -13,7 +13,7 @@ from faceanon_engine.cli import options
 from faceanon_engine.cli.console import ProgressObserver, error_console, output_console, print_json, say
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.job.stages import StageResult
+    from faceanon_engine.engine.job import StageResult
 
 
 def stage_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,7 +107,7 @@ def _run(
     stage: Callable[..., StageResult],
     doing: str | None = None,
 ) -> None:
-    from faceanon_engine.engine.job.settings import job_settings
+    from faceanon_engine.engine.job import job_settings
     from faceanon_engine.engine.job.tables import check_table_name
     from faceanon_engine.export.prepare import prepare_for
 

@@ -24,7 +24,8 @@ _COLOURS = {"done": "green", "failed": "red", "pending": "yellow"}
 @options.log_level
 def status(output: Path, failed: bool, show_all: bool, as_json: bool) -> None:
     """Show what happened to every image of the job in the folder OUTPUT."""
-    from faceanon_engine.engine.job.manifest import NAME, Manifest
+    from faceanon_engine.engine.job import Manifest
+    from faceanon_engine.engine.job.manifest import NAME
 
     path = output if output.is_file() else output / NAME
     with Manifest.read(path) as manifest:

@@ -302,7 +302,8 @@ def _shade(out, index, bary, faces, parts, rest, normal, p, skin, hair, iris, cl
                 out[y, x, k] = value + shine * spec * p[8] * tone
 
 
-def _colours(d: dict[str, float]) -> tuple[Floats, Floats, Floats, Floats]:
+def colours_of(d: dict[str, float]) -> tuple[Floats, Floats, Floats, Floats]:
+    """Of skin, hair, irises and clothes as a description (`people.describe`) has them: RGB [3] each, 0 to 1."""
     tones = np.array(
         [[0.96, 0.78, 0.68], [0.86, 0.64, 0.51], [0.66, 0.45, 0.33], [0.42, 0.27, 0.19], [0.26, 0.165, 0.12]]
     )
@@ -323,20 +324,23 @@ def _colours(d: dict[str, float]) -> tuple[Floats, Floats, Floats, Floats]:
     at = min(2.999, max(0.0, e * 4.5 - 1.5))
     low = int(at)
     iris = irises[low] * (1 - at + low) + irises[low + 1] * (at - low)
-    cloth = _hsv(d["clothes_hue"], d["clothes_saturation"], d["clothes_value"])
+    cloth = rgb_of_hsv(d["clothes_hue"], d["clothes_saturation"], d["clothes_value"])
     return skin, hair, iris, cloth
 
 
-def _hsv(hue: float, saturation: float, value: float) -> Floats:
+def rgb_of_hsv(hue: float, saturation: float, value: float) -> Floats:
+    """RGB [3] of hue, saturation and value, all 0 to 1."""
     k = (np.array([5.0, 3.0, 1.0]) + hue * 6) % 6
     return value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1))
 
 
 def _background(d: dict[str, float], size: int) -> Floats:
     y, x = np.mgrid[0:size, 0:size] / size
-    colour = _hsv(d["background_hue"], d["background_saturation"], d["background_value"])
+    colour = rgb_of_hsv(d["background_hue"], d["background_saturation"], d["background_value"])
     shade = 1 + 0.30 * d["background_gradient"] * (0.5 - y)
-    other = _hsv((d["background_hue"] + 0.12) % 1, d["background_saturation"], min(1.0, d["background_value"] + 0.18))
+    other = rgb_of_hsv(
+        (d["background_hue"] + 0.12) % 1, d["background_saturation"], min(1.0, d["background_value"] + 0.18)
+    )
     s = d["background_spots"]
     amount = np.zeros_like(x)
     for i in range(4):
@@ -521,7 +525,7 @@ def render(u: Floats, size: int, frame_scale: float = 1.0) -> Rendering:
     bary = np.zeros((big, big, 2))
     _raster(screen, faces, keep, depth, index, bary)
     normal = _normals(turned, faces)
-    skin, hair, iris, cloth = _colours(d)
+    skin, hair, iris, cloth = colours_of(d)
     light = np.array([d["light_x"], d["light_y"], 0.8])
     light /= np.linalg.norm(light)
     out = _background(d, big)

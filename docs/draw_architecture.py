@@ -171,11 +171,15 @@ def draw() -> Any:
 
     graph, said = arrows(), sentences()
     at, paths = places(graph)
-    xs, ys = [x for x, _ in at.values()], [y for _, y in at.values()]
-    size = (max(xs) - min(xs) + WIDTH + 0.6, max(ys) - min(ys) + HEIGHT + 0.6)
+    ys = [y for _, y in at.values()]
+    # Arrows may pass beside the outermost boxes.
+    beside = [x for points in paths.values() for x, _ in points[1:-1]]
+    left = min([x - WIDTH / 2 for x, _ in at.values()] + beside) - 0.3
+    right = max([x + WIDTH / 2 for x, _ in at.values()] + beside) + 0.3
+    size = (right - left, max(ys) - min(ys) + HEIGHT + 0.6)
     figure = pyplot.figure(figsize=size)
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_xlim(min(xs) - WIDTH / 2 - 0.3, max(xs) + WIDTH / 2 + 0.3)
+    axes.set_xlim(left, right)
     axes.set_ylim(min(ys) - HEIGHT / 2 - 0.3, max(ys) + HEIGHT / 2 + 0.3)
     axes.axis("off")
     for room, (x, y) in at.items():

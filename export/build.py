@@ -12,29 +12,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from faceanon_engine.engine.bench.measure import Budget, host_probe, measure_interleaved, resident_peak, summarise
+from faceanon_engine.engine.bench import Budget, host_probe, measure_interleaved, resident_peak, summarise
 from faceanon_engine.engine.choices import ROLES, ImageInput, Precision
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.models.bundle import Bundle
-from faceanon_engine.engine.sessions.cache import EngineCache, Entry
-from faceanon_engine.engine.sessions.engine_key import EngineOptions, runs_on
-from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, get_graph
-from faceanon_engine.engine.sessions.opening import (
+from faceanon_engine.engine.models import Bundle
+from faceanon_engine.engine.sessions import (
+    GRAPHS,
+    Artifact,
+    EngineCache,
+    EngineOptions,
+    Profile,
+    Session,
     Wanted,
-    check_names,
-    open_artifact,
     open_engine,
     open_session,
-    why_not,
 )
-from faceanon_engine.engine.sessions.session import Profile, Session
+from faceanon_engine.engine.sessions.cache import Entry
+from faceanon_engine.engine.sessions.engine_key import runs_on
+from faceanon_engine.engine.sessions.graphs import get_graph
+from faceanon_engine.engine.sessions.opening import check_names, open_artifact, why_not
 from faceanon_engine.engine.sessions.tensorrt_session import load_module
-from faceanon_engine.engine.system.cuda_driver import Gpu, gpus
-from faceanon_engine.engine.system.files import write_atomic
-from faceanon_engine.engine.system.machine import describe_machine
-from faceanon_engine.engine.system.memory import OutOfMemory
-from faceanon_engine.engine.system.printable import first_line
-from faceanon_engine.engine.system.progress import Observer
+from faceanon_engine.engine.system import Gpu, Observer, OutOfMemory, describe_machine, first_line, gpus, write_atomic
 from faceanon_engine.export.prepare import prepare_engine, prepare_graph
 from faceanon_engine.export.tensorrt import architectures
 

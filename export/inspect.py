@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.sessions import Artifact
 from faceanon_engine.engine.sessions.cache import read_entry
-from faceanon_engine.engine.sessions.graphs import Artifact
 from faceanon_engine.engine.sessions.tensorrt_session import load_module, make_logger
-from faceanon_engine.engine.system.cuda_driver import gpus
+from faceanon_engine.engine.system import gpus
 from faceanon_engine.export.tensorrt import Layer
 
 logger = logging.getLogger(__name__)

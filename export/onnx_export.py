@@ -21,16 +21,17 @@ from torch import nn
 
 from faceanon_engine.engine.choices import PRECISIONS, ImageInput, Precision
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.sessions.graphs import BATCH, Artifact, TensorSpec, artifact_name, get_graph
+from faceanon_engine.engine.sessions import Artifact
+from faceanon_engine.engine.sessions.graphs import BATCH, TensorSpec, artifact_name, get_graph
+from faceanon_engine.engine.system import first_line, our_version, write_atomic
 from faceanon_engine.engine.system.digests import sha256_of_all
-from faceanon_engine.engine.system.files import atomic_file, staging_folder, write_atomic
-from faceanon_engine.engine.system.packages import OURS, our_version, versions_of
-from faceanon_engine.engine.system.printable import first_line
+from faceanon_engine.engine.system.files import atomic_file, staging_folder
+from faceanon_engine.engine.system.packages import OURS, versions_of
 from faceanon_engine.export.precision import to_precision
 from faceanon_engine.export.wrappers import Float32Island, wrap
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.models.bundle import Bundle
+    from faceanon_engine.engine.models import Bundle
 
 OPSET = 20
 # Weights of more than this lie in a file of their own: a graph with all in it must stay well below protobuf's 2 GB, and

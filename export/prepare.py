@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job.beginning import WorkerFactory
-from faceanon_engine.engine.job.workers.falco import FalcoWorker
-from faceanon_engine.engine.models.bundle import Bundle
-from faceanon_engine.engine.sessions.cache import EngineCache, Entry
-from faceanon_engine.engine.sessions.engine_key import EngineOptions
-from faceanon_engine.engine.sessions.graphs import Artifact
-from faceanon_engine.engine.sessions.opening import Prepare, Wanted, engine_key, why_not_prepared
+from faceanon_engine.engine.job.workers import FalcoWorker
+from faceanon_engine.engine.models import Bundle
+from faceanon_engine.engine.sessions import Artifact, EngineCache, EngineOptions, Prepare, Wanted
+from faceanon_engine.engine.sessions.cache import Entry
+from faceanon_engine.engine.sessions.opening import engine_key, why_not_prepared
 from faceanon_engine.engine.sessions.tensorrt_session import load_module
-from faceanon_engine.engine.system.cuda_driver import gpus, working_on
+from faceanon_engine.engine.system import gpus
+from faceanon_engine.engine.system.cuda_driver import working_on
 from faceanon_engine.export.tensorrt import Progress, architectures, build_engine, known_targets
 
 if TYPE_CHECKING:

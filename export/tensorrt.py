@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.sessions import Artifact
 from faceanon_engine.engine.sessions.engine_key import PORTABLE, EngineKey
-from faceanon_engine.engine.sessions.graphs import BATCH, Artifact
+from faceanon_engine.engine.sessions.graphs import BATCH
 from faceanon_engine.engine.sessions.tensorrt_session import interrupts_kept, make_logger
-from faceanon_engine.engine.system.cuda_driver import Gpu
-from faceanon_engine.engine.system.files import write_atomic
+from faceanon_engine.engine.system import Gpu, Observer, Progress, write_atomic
 from faceanon_engine.engine.system.memory import says_out_of_memory
-from faceanon_engine.engine.system.progress import Observer, Progress
 
 logger = logging.getLogger(__name__)
 

@@ -22,18 +22,19 @@ from torch import Tensor, nn
 
 from faceanon_engine.engine.choices import Precision
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.images.pixels import from_uint8, to_uint8
-from faceanon_engine.engine.networks.stylegan2 import Generator
-from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact, Tolerance
+from faceanon_engine.engine.images import from_uint8, to_uint8
+from faceanon_engine.engine.networks import Generator
+from faceanon_engine.engine.sessions import GRAPHS, Artifact
+from faceanon_engine.engine.sessions.graphs import Tolerance
+from faceanon_engine.engine.system import first_line
 from faceanon_engine.engine.system.packages import version_of
-from faceanon_engine.engine.system.printable import first_line
 from faceanon_engine.export.precision import expose, rounded
 from faceanon_engine.export.wrappers import run_network, wrap
 
 if TYPE_CHECKING:
     import onnxruntime
 
-    from faceanon_engine.engine.models.bundle import Bundle
+    from faceanon_engine.engine.models import Bundle
 
 Array = npt.NDArray[Any]
 
@@ -244,13 +245,13 @@ def _inputs_of(bundle: Bundle, artifact: Artifact, samples: Array) -> dict[str, 
     count = 6 if side <= 128 else 2
     samples = samples[: count + 2]
     if not graph.takes_image:
-        generator = bundle.generator()
+        generator = bundle.load("generator")
         z = torch.randn(count, generator.config.z_dim, generator=torch.Generator().manual_seed(0))
         if graph.input == "z":
             return {"random": z.numpy()}
         with torch.no_grad():
             codes = generator.broadcast(generator.mapping(z)).contiguous()
-            inverted = bundle.inverter()(torch.from_numpy(samples))
+            inverted = bundle.load("inverter")(torch.from_numpy(samples))
         return {"samples": inverted.numpy(), "random": codes.numpy()}
     noise = random_inputs(artifact, bundle.load(graph.role), count)
     return {"samples": _to_pixels(torch.from_numpy(samples)) if spec.dtype == "uint8" else samples, "random": noise}
@@ -260,7 +261,7 @@ def _pictures(bundle: Bundle, side: int) -> Array:
     """Pictures float32 [N, 3, side, side]: the samples that come with the source, or the generator's own."""
     from PIL import Image, ImageOps
 
-    from faceanon_engine.engine.models.bundle import demo_path
+    from faceanon_engine.engine.models import demo_path
 
     files = sorted((demo_path().parent / "samples").glob("person-*.*"))[:8]
     if files:
@@ -269,7 +270,7 @@ def _pictures(bundle: Bundle, side: int) -> Array:
             with Image.open(file) as image:
                 pixels.append(np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS)))
         return from_uint8(torch.from_numpy(np.stack(pixels))).numpy()
-    generator = bundle.generator()
+    generator = bundle.load("generator")
     with torch.no_grad():
         z = torch.randn(8 if side <= 128 else 2, generator.config.z_dim, generator=torch.Generator().manual_seed(1))
         return torch.cat([generator(each[None], 0.7) for each in z]).clamp(-1, 1).numpy()

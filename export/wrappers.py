@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn.utils import fusion
 
 from faceanon_engine.engine.choices import ImageInput
-from faceanon_engine.engine.networks.e4e import Inverter
-from faceanon_engine.engine.networks.irse import IdentityEncoder, ResidualUnit
+from faceanon_engine.engine.networks import AttributeEncoder, Generator, IdentityEncoder, Inverter
+from faceanon_engine.engine.networks.irse import ResidualUnit
 from faceanon_engine.engine.networks.resize import resize_shorter_side
-from faceanon_engine.engine.networks.stylegan2 import Generator, Mapping
+from faceanon_engine.engine.networks.stylegan2 import Mapping
 from faceanon_engine.engine.networks.stylegan2_layers import EqualizedLinear, StyledLayer, ToRGB
-from faceanon_engine.engine.networks.vit import Attention, AttributeEncoder, Block
+from faceanon_engine.engine.networks.vit import Attention, Block
 from faceanon_engine.engine.sessions.graphs import get_graph
 from faceanon_engine.kernels.fir import blur
 from faceanon_engine.kernels.modulated_conv import ACTIVATION_GAIN, DEMODULATION_EPSILON, LEAKY_SLOPE, weight_energy

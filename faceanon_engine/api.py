@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from faceanon_engine.engine.job.report import JobObserver, JobPlan, JobResult
-from faceanon_engine.engine.job.settings import JobOptions, JobSettings, PoolOptions, StageOptions, job_settings
+from faceanon_engine.engine.job import JobObserver, JobOptions, JobPlan, JobResult, JobSettings, job_settings
+from faceanon_engine.engine.job.settings import PoolOptions, StageOptions
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.job.stages import StageResult
-    from faceanon_engine.engine.method.pool import Pool
-    from faceanon_engine.engine.sessions.opening import Prepare
+    from faceanon_engine.engine.job import StageResult
+    from faceanon_engine.engine.method import Pool
+    from faceanon_engine.engine.sessions import Prepare
 
 
 class PairOptions(StageOptions, PoolOptions, total=False):
@@ -31,7 +31,7 @@ def anonymize(
 
     Raises UserError for what the caller can mend: settings, missing files, a bundle, the device, a full disk.
     """
-    from faceanon_engine.engine.job.run import run_job
+    from faceanon_engine.engine.job import run_job
     from faceanon_engine.export.prepare import worker_factory
 
     chosen = job_settings(input, output, settings)
@@ -44,7 +44,7 @@ def plan(input: str | Path, output: str | Path, **settings: Unpack[JobOptions]) 
 
     The same as `faceanon-engine anonymize --dry-run`; raises UserError as `anonymize` does.
     """
-    from faceanon_engine.engine.job.dry_run import plan_job
+    from faceanon_engine.engine.job import plan_job
 
     return plan_job(job_settings(input, output, settings))
 
@@ -99,7 +99,7 @@ def make_pool(
     truncation: psi, above 0, at most 1. Raises UserError for settings, and when the folder cannot be written.
     """
     from faceanon_engine.engine.job import stages
-    from faceanon_engine.engine.method.pool import PoolSpec
+    from faceanon_engine.engine.method import PoolSpec
 
     observer = observer or JobObserver()
     chosen = job_settings("", "", settings)

@@ -25,21 +25,18 @@ from faceanon_engine.demo.training.common import (
     load_average,
 )
 from faceanon_engine.demo.training.inverter import average_code
+from faceanon_engine.engine.models import NetworkToWrite, write_bundle
 from faceanon_engine.engine.models.bundle import MANIFEST
-from faceanon_engine.engine.models.write import NetworkToWrite, write_bundle
-from faceanon_engine.engine.networks.e4e import Inverter
-from faceanon_engine.engine.networks.irse import IdentityEncoder
-from faceanon_engine.engine.networks.stylegan2 import Generator
-from faceanon_engine.engine.networks.vit import AttributeEncoder
-from faceanon_engine.engine.system.digests import sha256_of
+from faceanon_engine.engine.networks import AttributeEncoder, Generator, IdentityEncoder, Inverter
+from faceanon_engine.engine.system import sha256_of
 
 HEAD = "attribute_head.safetensors"
 
 
 def _trained(run: Path) -> dict[str, Any]:
-    found = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
-    took = {name: found[name] + found.get("earlier", {}).get(name, 0) for name in ("step", "seconds")}
-    return {"steps": took["step"], "seconds": round(took["seconds"]), "networks": found["networks"]}
+    checkpoint = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
+    took = {name: checkpoint[name] + checkpoint.get("earlier", {}).get(name, 0) for name in ("step", "seconds")}
+    return {"steps": took["step"], "seconds": round(took["seconds"]), "networks": checkpoint["networks"]}
 
 
 def main() -> None:

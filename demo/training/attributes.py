@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from faceanon_engine.demo.people import GROUPS, INDEX, labels
 from faceanon_engine.demo.training.common import ATTRIBUTE_ENCODER, Data, parser, train
-from faceanon_engine.engine.networks.vit import AttributeEncoder
+from faceanon_engine.engine.networks import AttributeEncoder
 
 ATTRIBUTES = tuple(labels(np.zeros(len(INDEX))))[:-2]
 REGRESSED = (

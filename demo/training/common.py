@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from faceanon_engine.demo.people import SIZE
 from faceanon_engine.demo.training.dataset import CHUNK
-from faceanon_engine.engine.networks.e4e import InverterConfig
-from faceanon_engine.engine.networks.irse import IdentityEncoderConfig
-from faceanon_engine.engine.networks.stylegan2 import GeneratorConfig
-from faceanon_engine.engine.networks.vit import AttributeEncoderConfig
+from faceanon_engine.engine.networks import (
+    AttributeEncoderConfig,
+    GeneratorConfig,
+    IdentityEncoderConfig,
+    InverterConfig,
+)
 
 RESOLUTION = 64
 GENERATOR = GeneratorConfig(
@@ -79,18 +81,18 @@ class Data:
 
 def parser(description: str | None, *, batch: int) -> argparse.ArgumentParser:
     """The options that every training has."""
-    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("data", type=Path, help="folder made by dataset.py")
-    found.add_argument("run", type=Path, help="folder of checkpoint and log; an existing run goes on")
-    found.add_argument("--minutes", type=float, default=1e9, help="stop after that time, with a checkpoint")
-    found.add_argument("--steps", type=int, default=20_000, help="length the learning-rate schedule is laid out for")
-    found.add_argument("--batch", type=int, default=batch)
-    found.add_argument("--rate", type=float, default=2e-3)
-    found.add_argument("--precision", choices=["fp32", "bf16"], default="bf16", help="of the forward pass (autocast)")
-    found.add_argument("--threads", type=int, default=0)
-    found.add_argument("--seed", type=int, default=0)
-    found.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    return found
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("data", type=Path, help="folder made by dataset.py")
+    options.add_argument("run", type=Path, help="folder of checkpoint and log; an existing run goes on")
+    options.add_argument("--minutes", type=float, default=1e9, help="stop after that time, with a checkpoint")
+    options.add_argument("--steps", type=int, default=20_000, help="length the learning-rate schedule is laid out for")
+    options.add_argument("--batch", type=int, default=batch)
+    options.add_argument("--rate", type=float, default=2e-3)
+    options.add_argument("--precision", choices=["fp32", "bf16"], default="bf16", help="of the forward pass (autocast)")
+    options.add_argument("--threads", type=int, default=0)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return options
 
 
 class Average:
@@ -144,11 +146,11 @@ def train(
         before = torch.load(begun / "checkpoint.pt", map_location="cpu", weights_only=True)
         earlier = {name: before[name] + before.get("earlier", earlier)[name] for name in earlier}
     if file.exists():
-        found = torch.load(file, map_location=device, weights_only=True)
-        networks.load_state_dict(found["networks"])
-        average.network.load_state_dict(found["average"])
-        optimiser.load_state_dict(found["optimiser"])
-        step, seconds = found["step"], found["seconds"]
+        checkpoint = torch.load(file, map_location=device, weights_only=True)
+        networks.load_state_dict(checkpoint["networks"])
+        average.network.load_state_dict(checkpoint["average"])
+        optimiser.load_state_dict(checkpoint["optimiser"])
+        step, seconds = checkpoint["step"], checkpoint["seconds"]
 
     def save() -> None:
         content = {

@@ -46,11 +46,6 @@ def people_codes(chunk: int) -> npt.NDArray[np.float32]:
     return np.concatenate(people)
 
 
-def held_out_codes(first_seed: int, people: int, pictures: int) -> npt.NDArray[np.float32]:
-    """Vectors [people * pictures, P] of persons from a seed on, undisguised."""
-    return np.concatenate([sample_person(first_seed + i, pictures) for i in range(people)])
-
-
 def _chunk(job: tuple[str, int, int]) -> tuple[int, Any, Any]:
     kind, chunk, size = job
     codes = scene_codes(chunk) if kind == "scenes" else people_codes(chunk)

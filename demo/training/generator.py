@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from faceanon_engine.demo.people import SIZE, group_mask
 from faceanon_engine.demo.training.common import GENERATOR, Data, channels_last, parser, random_batches, train
 from faceanon_engine.demo.training.mapping import fit_mapping
-from faceanon_engine.engine.networks.stylegan2 import Generator
+from faceanon_engine.engine.networks import Generator
 
 ROWS = {"pose": (0, 3), "identity": (3, 8), "colour": (8, 10)}
 
@@ -71,11 +71,11 @@ def loss_of(networks: nn.ModuleDict, batch: Any, step: int) -> dict[str, Tensor]
 
 
 def main() -> None:
-    found = parser(__doc__, batch=16)
-    found.add_argument(
+    options = parser(__doc__, batch=16)
+    options.add_argument(
         "--mapping-steps", type=int, default=25_000, help="of the mapping network's fit, before all else"
     )
-    arguments = found.parse_args()
+    arguments = options.parse_args()
     data = Data(arguments.data, "scenes")
     torch.manual_seed(arguments.seed)
     generator = Generator(GENERATOR)

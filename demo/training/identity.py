@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from faceanon_engine.demo.people import INDEX, SHAPES
 from faceanon_engine.demo.training.common import GENERATOR, IDENTITY_ENCODER, Data, load_average, parser, train
 from faceanon_engine.demo.training.dataset import PICTURES
-from faceanon_engine.engine.networks.irse import IdentityEncoder
-from faceanon_engine.engine.networks.stylegan2 import Generator
+from faceanon_engine.engine.networks import Generator, IdentityEncoder
 
 # What of u the embedding is asked for besides the person's number.
 DRAWN = ("sex", "age", "race_a", "race_b", "brow_thickness", *SHAPES)
@@ -52,11 +51,11 @@ def augmented(images: Tensor) -> Tensor:
 
 
 def main() -> None:
-    found = parser(__doc__, batch=64)
-    found.add_argument("--architecture", choices=["ir-se", "plain"], default="ir-se")
-    found.add_argument("--begin", type=Path, help="run of an encoder to begin with, its heads included")
-    found.add_argument("--generator", type=Path, help="run of the generator that draws every other picture")
-    arguments = found.parse_args()
+    options = parser(__doc__, batch=64)
+    options.add_argument("--architecture", choices=["ir-se", "plain"], default="ir-se")
+    options.add_argument("--begin", type=Path, help="run of an encoder to begin with, its heads included")
+    options.add_argument("--generator", type=Path, help="run of the generator that draws every other picture")
+    arguments = options.parse_args()
     data = Data(arguments.data, "people")
     torch.manual_seed(arguments.seed)
     device = torch.device(arguments.device)

@@ -31,13 +31,10 @@ from faceanon_engine.demo.training.common import (
     train,
 )
 from faceanon_engine.demo.training.generator import picture_loss
+from faceanon_engine.engine.method import get_preset
 from faceanon_engine.engine.method.losses import attribute_loss, identity_cosine
-from faceanon_engine.engine.method.preset import get_preset
-from faceanon_engine.engine.networks.e4e import Inverter
+from faceanon_engine.engine.networks import AttributeEncoder, Generator, IdentityEncoder, Inverter
 from faceanon_engine.engine.networks.features import attribute_features, identity_embedding
-from faceanon_engine.engine.networks.irse import IdentityEncoder
-from faceanon_engine.engine.networks.stylegan2 import Generator
-from faceanon_engine.engine.networks.vit import AttributeEncoder
 
 WEIGHTS = {"picture": 1.0, "code": 0.05, "identity": 0.5, "attributes": 0.5}
 """identity is one less the cosine; attributes is the mean difference of a token's features."""
@@ -45,15 +42,15 @@ PRESET = get_preset("falco")
 
 
 def main() -> None:
-    found = parser(__doc__, batch=16)
-    found.add_argument("--generator", type=Path, required=True, help="run of the generator")
-    found.add_argument(
+    options = parser(__doc__, batch=16)
+    options.add_argument("--generator", type=Path, required=True, help="run of the generator")
+    options.add_argument(
         "--code-steps", type=int, default=0, help="first steps that ask for the code alone, which is quick"
     )
-    found.add_argument("--begin", type=Path, help="run of the inverter to begin with")
-    found.add_argument("--identity", type=Path, help="run of the identity encoder")
-    found.add_argument("--attributes", type=Path, help="run of the attribute encoder")
-    arguments = found.parse_args()
+    options.add_argument("--begin", type=Path, help="run of the inverter to begin with")
+    options.add_argument("--identity", type=Path, help="run of the identity encoder")
+    options.add_argument("--attributes", type=Path, help="run of the attribute encoder")
+    arguments = options.parse_args()
     data = Data(arguments.data, "scenes")
     torch.manual_seed(arguments.seed)
     generator: Any = load_average(arguments.generator, Generator(GENERATOR))
@@ -95,18 +92,18 @@ class Seen:
 
     def losses(self, inverted: Tensor, image: Tensor) -> dict[str, Tensor]:
         """Scalars, by name, of what differs between images [N, 3, H, W] in [-1, 1]."""
-        found = {}
+        losses = {}
         if self._identity is not None:
             with torch.no_grad():
                 wanted = identity_embedding(self._identity, image, PRESET.identity_real)
             embedding = identity_embedding(self._identity, inverted, PRESET.identity_generated)
-            found["identity"] = 1 - identity_cosine(embedding.float(), wanted.float()).mean()
+            losses["identity"] = 1 - identity_cosine(embedding.float(), wanted.float()).mean()
         if self._attributes is not None:
             with torch.no_grad():
                 tokens = attribute_features(self._attributes, image, PRESET.attribute_real).tokens.float()
             ours = attribute_features(self._attributes, inverted, PRESET.attribute_generated).tokens.float()
-            found["attributes"] = attribute_loss(ours, tokens).mean() / tokens.shape[1]
-        return found
+            losses["attributes"] = attribute_loss(ours, tokens).mean() / tokens.shape[1]
+        return losses
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from faceanon_engine.demo.people import describe
-from faceanon_engine.demo.render import _colours, _hsv
+from faceanon_engine.demo.render import colours_of, rgb_of_hsv
 from faceanon_engine.engine.networks.stylegan2 import Mapping
 from faceanon_engine.engine.networks.stylegan2_layers import EqualizedLinear
 
@@ -31,18 +31,18 @@ STRONG = ("hair", "long", "glasses", "yaw", "pitch", "curtain")
 def quantities(u: npt.NDArray[np.floating]) -> dict[str, float]:
     """What the picture of u [P] is drawn from, by name: everything described, colours as grey and two differences."""
     d = describe(u)
-    found = {name: value for name, value in d.items() if name not in REPLACED}
-    skin, hair, _, clothes = _colours(d)
-    background = _hsv(d["background_hue"], d["background_saturation"], d["background_value"])
+    values = {name: value for name, value in d.items() if name not in REPLACED}
+    skin, hair, _, clothes = colours_of(d)
+    background = rgb_of_hsv(d["background_hue"], d["background_saturation"], d["background_value"])
     colours = {"skin": skin, "hair": hair, "clothes": clothes, "background": background}
     for name, (red, green, blue) in colours.items():
-        found |= {f"{name}_grey": red + green + blue, f"{name}_warm": red - blue, f"{name}_green": green - red - blue}
+        values |= {f"{name}_grey": red + green + blue, f"{name}_warm": red - blue, f"{name}_green": green - red - blue}
     for turn in (1.3, 1.7):
-        found[f"spots_sin_{turn}"] = math.sin(turn * d["background_spots"])
-        found[f"spots_cos_{turn}"] = math.cos(turn * d["background_spots"])
-    found["hair_volume"] = d["volume"] * d["hair"]
-    found["curtain"] = d["length"] * d["long"]
-    return found
+        values[f"spots_sin_{turn}"] = math.sin(turn * d["background_spots"])
+        values[f"spots_cos_{turn}"] = math.cos(turn * d["background_spots"])
+    values["hair_volume"] = d["volume"] * d["hair"]
+    values["curtain"] = d["length"] * d["long"]
+    return values
 
 
 def table(codes: npt.NDArray[np.floating]) -> Tensor:

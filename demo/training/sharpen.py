@@ -31,7 +31,7 @@ from faceanon_engine.demo.training.common import (
     random_batches,
 )
 from faceanon_engine.demo.training.generator import mixed_codes, picture_loss
-from faceanon_engine.engine.networks.stylegan2 import Generator
+from faceanon_engine.engine.networks import Generator
 
 PICTURE, FEATURES, LOOKS = 0.5, 2.0, 0.2
 """Weights of the generator's losses: pyramid of differences, discriminator's features, discriminator's answer."""
@@ -59,10 +59,10 @@ class Discriminator(nn.Module):
 
 
 def main() -> None:
-    found = parser(__doc__, batch=16)
-    found.add_argument("--generator", type=Path, required=True, help="run of the generator to begin with")
-    found.set_defaults(rate=2e-3, steps=3000)
-    arguments = found.parse_args()
+    options = parser(__doc__, batch=16)
+    options.add_argument("--generator", type=Path, required=True, help="run of the generator to begin with")
+    options.set_defaults(rate=2e-3, steps=3000)
+    arguments = options.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)

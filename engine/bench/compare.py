@@ -129,8 +129,8 @@ def case_name(entry: dict[str, Any]) -> str:
 
 
 def _medians(result: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    found = {}
+    medians = {}
     for kind, part in (("sessions", "total_ms"), ("steps", "step_ms")):
         for entry in result[kind]:
-            found[case_name(entry)] = (float(entry[part]["p50"]), drift(entry["round_medians_ms"]))
-    return found
+            medians[case_name(entry)] = (float(entry[part]["p50"]), drift(entry["round_medians_ms"]))
+    return medians

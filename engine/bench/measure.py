@@ -148,18 +148,18 @@ def measure_interleaved(
     with a run that does not count: caches hold another probe's data, and another runtime's threads may still spin.
     `on_round` is called with a probe's key and the round's number when its turn is over.
     """
-    found: dict[Key, Samples] = {key: Samples() for key in probes}
+    samples: dict[Key, Samples] = {key: Samples() for key in probes}
     for probe in probes.values():
         _warm_up(probe, budget, clock)
     for number in range(budget.rounds):
         keys = list(probes)
         for key in keys if number % 2 == 0 else keys[::-1]:
             runs, exhausted = _turn(probes[key], budget, clock)
-            found[key].rounds.append(runs)
-            found[key].exhausted |= exhausted
+            samples[key].rounds.append(runs)
+            samples[key].exhausted |= exhausted
             if on_round is not None:
                 on_round(key, number)
-    return found
+    return samples
 
 
 def _warm_up(probe: Probe, budget: Budget, clock: Clock) -> None:
@@ -292,7 +292,7 @@ def notes_on(samples: Samples) -> list[Note]:
     if apart > WIDE_DRIFT:
         text = f"the pace changed: the slowest round's median is {apart:.0%} above the fastest's"
         notes.append(Note("pace", apart, text))
-    median = {part: float(np.median(found)) for part in _PARTS if (found := samples.milliseconds(part))}
+    median = {part: float(np.median(durations)) for part in _PARTS if (durations := samples.milliseconds(part))}
     compute = median.get("compute")
     if compute:
         enqueue = median.get("enqueue", 0.0)
@@ -330,16 +330,16 @@ def resident_peak(proc: Path = Path("/proc/self")) -> Iterator[PeakMemory]:
 
     Linux counts the peak itself (VmHWM) and lets it be set back; elsewhere both figures stay None. See proc(5).
     """
-    found = PeakMemory()
+    memory = PeakMemory()
     try:
         # 5 sets the high-water mark back to what is resident now.
         (proc / "clear_refs").write_text("5")
-        found.before = _status(proc, "VmRSS")
+        memory.before = _status(proc, "VmRSS")
     except (OSError, ValueError):
-        yield found
+        yield memory
         return
-    yield found
-    found.peak = _status(proc, "VmHWM")
+    yield memory
+    memory.peak = _status(proc, "VmHWM")
 
 
 def resident(proc: Path = Path("/proc/self")) -> int | None:

@@ -57,13 +57,13 @@ def add_memory(
     for number, (what, entries, measure, arguments) in enumerate(work):
         progress(number, len(work), "memory")
         try:
-            found: Memory = in_fresh_process(measure, arguments)
+            memory: Memory = in_fresh_process(measure, arguments)
         except Exception as error:
             logger.debug("memory of %s cannot be measured", what, exc_info=True)
             missing.append(left_out(error, kind="memory", **what))
             continue
         for entry in entries:
-            entry["memory"] = found.get(entry["batch"])
+            entry["memory"] = memory.get(entry["batch"])
 
 
 def in_fresh_process(call: Callable[..., Any], arguments: Sequence[Any]) -> Any:
@@ -141,7 +141,7 @@ def _load_libraries(device: str, backend: str) -> None:
 
 
 def _peaks(device: str, batches: Sequence[int], open_it: Callable[[], Any], use: Callable[[Any, int], Any]) -> Memory:
-    found: Memory = {}
+    peaks: Memory = {}
     with _watch_device(device) as on_device:
         before = resident()
         with resident_peak() as opening:
@@ -149,10 +149,10 @@ def _peaks(device: str, batches: Sequence[int], open_it: Callable[[], Any], use:
         for batch in batches:
             with resident_peak() as peak:
                 use(opened, batch)
-            found[batch] = {"host_bytes": _beyond(before, peak.peak), **on_device()}
-    for entry in found.values():
+            peaks[batch] = {"host_bytes": _beyond(before, peak.peak), **on_device()}
+    for entry in peaks.values():
         entry["opening_host_bytes"] = _beyond(before, opening.peak)
-    return found
+    return peaks
 
 
 def _beyond(before: int | None, peak: int | None) -> int | None:

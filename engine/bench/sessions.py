@@ -90,7 +90,7 @@ def measure_graph(
                 # Whatever one backend stumbles over, the others are measured.
                 logger.debug("%s on %s cannot be opened", graph, backend, exc_info=True)
                 missing.append(left_out(error, graph=graph, backend=backend, precision=precision))
-    found = []
+    entries = []
     needed = float(make_inputs(bundle, graph, 1, plan.seed).nbytes)
     # Cases of one batch size are rivals and take turns; another batch size is another question.
     for batch, queued in sorted({(case.batch, case.queued) for case in cases}):
@@ -120,10 +120,10 @@ def measure_graph(
         samples = measure_interleaved(probes, plan.budget, on_round=turns)
         for case, taken in samples.items():
             session = opened[case.backend, case.precision]
-            found.append(_entry(case, taken, session, inputs) | _against_baseline(case, samples, outputs))
+            entries.append(_entry(case, taken, session, inputs) | _against_baseline(case, samples, outputs))
     for session in opened.values():
         session.close()
-    return found
+    return entries
 
 
 def _finite(output: Floats) -> Floats:

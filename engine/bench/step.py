@@ -136,11 +136,11 @@ class StepRun:
             self._stepper(self.state, self.batch, False)
             marks.end()
         plain = self._plain(steps)
-        found = []
+        durations = []
         for whole, step in zip(marks.steps, plain, strict=True):
             parts = step_parts(step)
-            found.append({**parts, "plain": parts["total"], "total": step_parts(whole)["total"]})
-        return found
+            durations.append({**parts, "plain": parts["total"], "total": step_parts(whole)["total"]})
+        return durations
 
     def _plain(self, steps: int) -> list[dict[str, Any]]:
         from faceanon_engine.engine.method.continuous import PlainStepper
@@ -191,9 +191,11 @@ def step_parts(marks: Mapping[str, Any]) -> Parts:
 
 def step_networks(bundle: Bundle, device: str) -> Networks:
     """Generator, identity encoder and attribute encoder of the bundle, on the device."""
+    from faceanon_engine.engine.models.opened import OpenedNetworks
     from faceanon_engine.engine.networks.precision import Networks
 
-    return Networks(bundle.generator(device), bundle.identity_encoder(device), bundle.attribute_encoder(device))
+    opened = OpenedNetworks(bundle, device)
+    return Networks(opened.generator, opened.identity_encoder, opened.attribute_encoder)
 
 
 def take_steps(
@@ -207,7 +209,7 @@ def take_steps(
     Each value of `runs` makes so many steps and returns their parts. The first step of every call is warm-up and is
     left out; how many follow is chosen from its duration, so that the round's share of the budget is filled.
     """
-    found = {key: Samples() for key in runs}
+    samples = {key: Samples() for key in runs}
     for number in range(budget.rounds):
         keys = list(runs)
         for key in keys if number % 2 == 0 else keys[::-1]:
@@ -217,11 +219,11 @@ def take_steps(
             wanted = max(budget.min_iterations / budget.rounds, budget.min_seconds / budget.rounds / first)
             possible = max(1.0, budget.max_seconds / budget.rounds / first)
             count = max(1, round(min(wanted, possible)))
-            found[key].rounds.append(list(runs[key](count + 1)[1:]))
-            found[key].exhausted |= possible < budget.min_iterations / budget.rounds
+            samples[key].rounds.append(list(runs[key](count + 1)[1:]))
+            samples[key].exhausted |= possible < budget.min_iterations / budget.rounds
             if on_round is not None:
                 on_round(key, number)
-    return found
+    return samples
 
 
 def _repeat_for(run: Callable[[int], list[Parts]], seconds: float) -> None:
@@ -255,12 +257,12 @@ def measure_steps(
             runs[batch, precision] = run
     turns = Turns(progress, "optimise", len(runs) * plan.budget.rounds)
     measured = take_steps({key: run.run for key, run in runs.items()}, plan.budget, on_round=turns)
-    found = []
+    entries = []
     # Precisions of a batch size side by side, in the order they were asked for.
     for (batch, precision), samples in sorted(measured.items(), key=lambda item: item[0][0]):
         fields = timing(samples, "step_ms", ("forward", "backward", "plain"))
         steps = max(plan.preset.steps, 1)
-        found.append(
+        entries.append(
             {
                 "batch": batch,
                 "precision": precision,
@@ -273,4 +275,4 @@ def measure_steps(
                 "memory": None,
             }
         )
-    return found
+    return entries

@@ -1,4 +1,4 @@
-"""From files to faces, a little ahead of whoever uses them (prefetch)."""
+"""From files to faces,, prefetched by threads."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ class Reader:
         return replace(sample, faces=tuple(faces))
 
 
-def ahead(
+def prefetch(
     executor: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], count: int
 ) -> Iterator[tuple[Item, Future[Result]]]:
-    """Each item with the future of its result, in order, never more than `count` begun before they are asked for."""
+    """Each item with the future of its result, in order, at most `count` of them begun ahead of whoever asks."""
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     for item in items:
         waiting.append((item, executor.submit(work, item)))

@@ -34,7 +34,7 @@ class SheetRow:
     neighbour_distance: float
 
 
-def draw(rows: Sequence[SheetRow], title: str) -> Pixels:
+def draw_sheet(rows: Sequence[SheetRow], title: str) -> Pixels:
     """The sheet uint8 [H, W, 3]: one column of results, two for more than four; raises ValueError for none."""
     if not rows:
         raise ValueError("a contact sheet needs at least one result")

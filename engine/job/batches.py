@@ -1,4 +1,4 @@
-"""Faces through the worker: many at once, fewer when memory runs out, one by one when a batch fails (retry)."""
+"""Faces through the worker, many at once, fewer when out of memory (backoff), one by one after a failure (retry)."""
 
 from __future__ import annotations
 

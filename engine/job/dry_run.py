@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from faceanon_engine.engine.datasets.folder import left_out
-from faceanon_engine.engine.datasets.reader import Reader, ahead, thread_count, threads
+from faceanon_engine.engine.datasets.reader import Reader, prefetch, thread_count, threads
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError
 from faceanon_engine.engine.job.beginning import WorkerFactory, begin
@@ -61,7 +61,7 @@ def _to_do(settings: JobSettings, listing: Listing, reader: Reader) -> list[Plan
 
     items: list[PlannedItem] = []
     with threads() as executor:
-        for sample, future in ahead(executor, count, listing.todo, 2 * thread_count()):
+        for sample, future in prefetch(executor, count, listing.todo, 2 * thread_count()):
             rows = listing.rows[sample.key]
             try:
                 faces = future.result()

@@ -15,7 +15,7 @@ from faceanon_engine.engine.errors import InputError
 from faceanon_engine.engine.job.folder import NAMES_LOCK_NAME, remove
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
 from faceanon_engine.engine.job.names import OutputNames, codes_name, foreign_file, taken_names
-from faceanon_engine.engine.job.rows import all_done, by_input, failed, has_changed, is_done, result_files, stamp
+from faceanon_engine.engine.job.rows import all_done, by_input, failed_row, has_changed, is_done, result_files, stamp
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.system.locks import locked
 
@@ -103,7 +103,7 @@ def look_through(
 def _vanished(samples: Sequence[Sample], rows: Rows) -> tuple[ItemRow, ...]:
     present = {sample.key for sample in samples}
     return tuple(
-        failed(row, "missing", "it is no longer there")
+        failed_row(row, "missing", "it is no longer there")
         for key, known in rows.items()
         if key not in present
         for row in known
@@ -131,7 +131,7 @@ def plan_faces(
 
 def fail_faces(output: Path, rows: Sequence[ItemRow], error: InputError) -> list[ItemRow]:
     """The rows of an input that cannot be used; what is done stays done."""
-    return [row if is_done(output, row) else failed(row, error.reason, error.message) for row in rows]
+    return [row if is_done(output, row) else failed_row(row, error.reason, error.message) for row in rows]
 
 
 def remove_results(output: Path, rows: Iterable[ItemRow]) -> None:

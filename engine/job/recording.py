@@ -16,11 +16,11 @@ import numpy as np
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError, UserError
 from faceanon_engine.engine.images.align import Face
-from faceanon_engine.engine.images.encode import encode
+from faceanon_engine.engine.images.encode import encode_image
 from faceanon_engine.engine.job.manifest import ItemRow, Manifest
 from faceanon_engine.engine.job.names import codes_name
 from faceanon_engine.engine.job.report import JobObserver
-from faceanon_engine.engine.job.rows import failed, now
+from faceanon_engine.engine.job.rows import failed_row, now
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.system.files import write_result
 
@@ -99,7 +99,7 @@ class Recorder:
     def fail(self, face: PendingFace, reason: str, message: str) -> None:
         """Record that a face could not be anonymized."""
         logger.info("%s: %s: %s", face.sample.key, reason, message)
-        self._record([failed(face.row, reason, message)])
+        self._record([failed_row(face.row, reason, message)])
 
     def write(self, faces: Sequence[PendingFace], result: AnonymizedBatch) -> None:
         """Let threads give the results of faces, in their order, their final names; they are recorded afterwards.
@@ -109,7 +109,7 @@ class Recorder:
         finished: list[tuple[ItemRow, Future[None] | None]] = []
         for number, face in enumerate(faces):
             if not result.finite[number]:
-                row = failed(face.row, "not-finite", "the optimisation left the range of numbers")
+                row = failed_row(face.row, "not-finite", "the optimisation left the range of numbers")
                 finished.append((row, None))
                 continue
             row = self._done(face.row, result, number)
@@ -174,7 +174,7 @@ class Recorder:
         )
 
     def _write_files(self, row: ItemRow, result: AnonymizedBatch, number: int) -> None:
-        encoded = encode(result.images[number], self._settings.resolved_format, self._settings.resolved_quality)
+        encoded = encode_image(result.images[number], self._settings.resolved_format, self._settings.resolved_quality)
         if row.codes is not None:
             stream = io.BytesIO()
             np.save(stream, np.asarray(result.codes[number], np.float32))

@@ -10,7 +10,7 @@ from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow
 
 
-def failed(row: ItemRow, reason: str, message: str) -> ItemRow:
+def failed_row(row: ItemRow, reason: str, message: str) -> ItemRow:
     """The row of a face that could not be anonymized; what an earlier result said of it is forgotten."""
     return ItemRow(
         row.input, row.face, state="failed", reason=reason, message=message, output=row.output, finished_at=now()

@@ -1,8 +1,8 @@
 """A job: a folder in which a set of images becomes a set of other people, and which can be stopped at any moment.
 
-What an earlier run recorded as done is left alone. Inputs are decoded and aligned a little ahead by threads, faces are
-gathered into batches across images, a worker anonymizes them, results are written under their final names by threads,
-and only then recorded: `listing`, `faces`, `batches` and `recording` are these steps, `sheet` follows them.
+What an earlier run recorded as done is left alone (resume). Inputs are decoded and aligned ahead by threads (prefetch),
+faces are gathered into batches across images, a worker anonymizes them, results are written under their final names by
+threads, and only then recorded: `listing`, `faces`, `batches` and `recording` are these steps, `sheet` follows them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable
 
 from faceanon_engine.engine.datasets.folder import left_out
-from faceanon_engine.engine.datasets.reader import Reader, ahead, thread_count, threads
+from faceanon_engine.engine.datasets.reader import Reader, prefetch, thread_count, threads
 from faceanon_engine.engine.job.batches import Batches
 from faceanon_engine.engine.job.beginning import Beginning, WorkerFactory, begin
 from faceanon_engine.engine.job.faces import Listed, faces_to_do
@@ -123,7 +123,7 @@ def _anonymize(
     logger.info("up to %d faces are optimised together", size)
     bundle = str(worker.identity().get("bundle"))
     with threads() as executor, recording(settings, bundle, manifest, observer, executor) as recorder:
-        reading = ahead(executor, lambda listed: reader.read(listed[0]), inputs, size + thread_count())
+        reading = prefetch(executor, lambda listed: reader.read(listed[0]), inputs, size + thread_count())
         faces = faces_to_do(settings, names, reading, recorder)
         Batches(worker, recorder, observer, settings.resolved_steps).anonymize(faces, size)
 

@@ -9,8 +9,8 @@ from faceanon_engine.engine.datasets.reader import Reader
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError
 from faceanon_engine.engine.images.decode import read_image
-from faceanon_engine.engine.images.encode import encode
-from faceanon_engine.engine.images.sheet import SheetRow, draw
+from faceanon_engine.engine.images.encode import encode_image
+from faceanon_engine.engine.images.sheet import SheetRow, draw_sheet
 from faceanon_engine.engine.job.folder import CONTACT_SHEET_NAME, remove
 from faceanon_engine.engine.job.manifest import ItemRow, Manifest
 from faceanon_engine.engine.job.names import foreign_file
@@ -52,7 +52,7 @@ def contact_sheet(
     if not rows:
         return None
     title = f"{settings.preset}, margin {settings.margin:g}, {settings.resolved_steps} steps"
-    write_result(path, encode(draw(rows, title), "png", 95))
+    write_result(path, encode_image(draw_sheet(rows, title), "png", 95))
     manifest.put({"contact_sheet": content})
     return path
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from faceanon_engine.engine.datasets.folder import find_inputs, left_out
-from faceanon_engine.engine.datasets.reader import Reader, ahead, thread_count, threads
+from faceanon_engine.engine.datasets.reader import Reader, prefetch, thread_count, threads
 from faceanon_engine.engine.errors import InputError, UserError
 from faceanon_engine.engine.images.pixels import Floats, Pixels, from_uint8
 from faceanon_engine.engine.job.report import Failure, JobObserver
@@ -197,7 +197,7 @@ def _over_faces(opened: OpenedStages, compute: Compute, observer: JobObserver | 
             batch.clear()
 
     with threads() as executor:
-        for sample, future in ahead(executor, reader.read, samples, size + thread_count()):
+        for sample, future in prefetch(executor, reader.read, samples, size + thread_count()):
             try:
                 read = future.result()
             except InputError as error:

@@ -118,14 +118,14 @@ def capture(
     try:
         # Threads that decode and encode may call CUDA meanwhile: only this one's calls can spoil the capture.
         with torch.cuda.graph(graph, pool=given, stream=stream, capture_error_mode="thread_local"):
-            found = work()
+            outputs = work()
     except BaseException:
         torch.cuda.set_stream(before)
         graph.reset()
         with suppress(RuntimeError, AttributeError):  # where it was ended after all
             torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), given)
         raise
-    return graph, found
+    return graph, outputs
 
 
 def slots_for(count: int, capacity: int) -> int:

@@ -63,10 +63,10 @@ class NearestNeighbours:
                 "use features and a pool of the same bundle"
             )
         wanted = min(total, max(k, _CANDIDATES))
-        _, found = self._index.search(self._prepared(queries), wanted)
+        _, nearest = self._index.search(self._prepared(queries), wanted)
         ids = np.empty((len(queries), k), np.int64)
         distances = np.empty((len(queries), k), np.float64)
-        for row, candidates in enumerate(found):
+        for row, candidates in enumerate(nearest):
             candidates = np.sort(candidates[candidates >= 0])
             exact = self._exact(queries[row], self._features[candidates])
             order = np.argsort(exact, kind="stable")[:k]

@@ -121,14 +121,16 @@ class Pool:
         """
         path = self.embedding_file(recipe, precision)
         try:
-            found: npt.NDArray[np.float32] = np.load(path, mmap_mode="r")
+            embedding: npt.NDArray[np.float32] = np.load(path, mmap_mode="r")
         except FileNotFoundError:
             raise UserError(f"pool {self.path} has no features for this preset: make them with 'pool create'") from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}): delete it, it is made again") from None
-        if found.ndim != 2 or len(found) != self.size:
-            raise UserError(f"{path} has shape {found.shape}, expected {self.size} rows: delete it, it is made again")
-        return found
+        if embedding.ndim != 2 or len(embedding) != self.size:
+            raise UserError(
+                f"{path} has shape {embedding.shape}, expected {self.size} rows: delete it, it is made again"
+            )
+        return embedding
 
     def has_embedding(self, recipe: PixelRecipe, precision: str = "fp32") -> bool:
         """Whether features for that recipe and precision are there."""

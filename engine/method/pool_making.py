@@ -1,4 +1,4 @@
-"""Making a pool: codes from the mapping network, pictures and features from sessions, resumed where it was stopped."""
+"""Making a pool: codes from the mapping network, pictures and features from sessions; a stopped one can resume."""
 
 from __future__ import annotations
 

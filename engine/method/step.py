@@ -26,9 +26,6 @@ from faceanon_engine.engine.networks.stylegan2 import SynthesisPrefix
 if TYPE_CHECKING:
     from faceanon_engine.engine.networks.stylegan2 import Generator
 
-if TYPE_CHECKING:
-    from faceanon_engine.engine.networks.stylegan2 import Generator
-
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 FIRST_SCALE = 256.0

@@ -155,10 +155,10 @@ class Bundle:
                 problems.append(f"{file}: sha256 is {checksum}, bundle.json says {expected}")
         return problems
 
-    def load(self, role: str, device: str | torch.device = "cpu", *, verify: bool = True) -> Any:
+    def load(self, role: str, device: str | torch.device = "cpu") -> Any:
         """The role's network in float32 on the device, frozen.
 
-        Raises UserError when the file is damaged or does not hold the network; `verify` false skips the checksum.
+        Raises UserError when the file is damaged or does not hold the network.
         """
         import torch
         from safetensors import SafetensorError
@@ -170,7 +170,7 @@ class Bundle:
         file = self.file(role)
         try:
             # Results are labelled with the digest: weights other than the recorded ones must not make any.
-            if verify and sha256_of(file) != self.networks[role]["sha256"]:
+            if sha256_of(file) != self.networks[role]["sha256"]:
                 raise UserError(f"{file} is damaged, its sha256 is not the one in bundle.json: import the bundle again")
             state = {key: value.float() for key, value in load_file(file).items()}
             with torch.device("meta"):
@@ -197,22 +197,6 @@ class Bundle:
             ) from None
         network = network.to(device).eval().requires_grad_(False)
         return network.freeze() if isinstance(network, Generator) else network
-
-    def generator(self, device: str | torch.device = "cpu") -> Any:
-        """The generator, frozen, on the device."""
-        return self.load("generator", device)
-
-    def inverter(self, device: str | torch.device = "cpu") -> Any:
-        """The inverter, frozen, on the device."""
-        return self.load("inverter", device)
-
-    def identity_encoder(self, device: str | torch.device = "cpu") -> Any:
-        """The identity encoder, frozen, on the device."""
-        return self.load("identity_encoder", device)
-
-    def attribute_encoder(self, device: str | torch.device = "cpu") -> Any:
-        """The attribute encoder, frozen, on the device."""
-        return self.load("attribute_encoder", device)
 
 
 def _without_meta(network: Any, role: str, config: dict[str, Any], state: dict[str, Any]) -> Any:

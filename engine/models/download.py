@@ -120,9 +120,9 @@ def fetch(
     """Download to `target`, going on with what an interrupted download left; returns the file's sha256.
 
     The file appears under its name when it is complete and, where `sha256` is known, right; one that is there already
-    and right is kept. `progress` counts bytes; `pause` is the wait before the second try in seconds,
-    doubled for each further one. Raises UserError when the address cannot be reached, refuses, or sends something
-    else, and when another process downloads the same file.
+    and right is kept. `progress` counts bytes; `pause` is the wait before the second try in seconds, doubled for each
+    further one (backoff). Raises UserError when the address cannot be reached, refuses, or sends something else, and
+    when another process downloads the same file.
     """
     if sha256 is not None and target.is_file() and sha256_of(target) == sha256:
         return sha256

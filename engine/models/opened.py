@@ -1,4 +1,4 @@
-"""A bundle's networks in Torch on one device, each loaded when it is first needed, and once."""
+"""A bundle's networks in Torch on one device, each loaded when it is first needed (lazy), and once."""
 
 from __future__ import annotations
 

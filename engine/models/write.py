@@ -38,7 +38,7 @@ def write_bundle(
 ) -> Bundle:
     """Write a bundle's directory, replacing a bundle that is there, and open it.
 
-    `extra_files` are copied into it and become entries of "extra". The directory appears whole or not at all. Raises
+    `extra_files` are copied into it and become entries of "extra". The directory is written atomically. Raises
     UserError when a role is missing, given twice or unknown, when the networks do not fit each other, when something
     else than a bundle is there, and when the directory cannot be written.
     """

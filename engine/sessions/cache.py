@@ -6,7 +6,7 @@
     ROOT/timing/BACKEND-VERSION-sm_90.timing              timings that TensorRT measured there
 
 An entry is used when its record says exactly what is wanted and the file's bytes are those recorded; anything else is
-as good as missing and is made again. Records are written last, both whole or not at all.
+as good as missing and is made again. Records are written last, both atomically.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from faceanon_engine.engine.choices import ImageInput, Precision
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.sessions.engine_key import EngineKey, _key_of, _preference, _runs_with, runs_on
+from faceanon_engine.engine.sessions.engine_key import EngineKey, key_of, preference, runs_on, runs_with
 from faceanon_engine.engine.sessions.graphs import Artifact, artifact_name
 from faceanon_engine.engine.system.digests import sha256_of
 from faceanon_engine.engine.system.files import write_atomic
@@ -79,17 +79,17 @@ class EngineCache:
         if not path.with_suffix(".json").exists():
             return None
         try:
-            found = Artifact.read(path)
-            if (found.bundle_digest, found.graph, found.precision) != (bundle, graph, precision):
+            artifact = Artifact.read(path)
+            if (artifact.bundle_digest, artifact.graph, artifact.precision) != (bundle, graph, precision):
                 raise UserError(f"{path} is of another network")
-            made_by, here = found.tools.get(OURS), our_version()
+            made_by, here = artifact.tools.get(OURS), our_version()
             if made_by not in (None, here):
                 raise UserError(f"{path} was exported by version {made_by}, this is {here}: it is exported again")
-            found.check()
+            artifact.check()
         except UserError as error:
             logger.warning("%s", error)
             return None
-        return found
+        return artifact
 
     def ensure_graph(
         self,
@@ -141,28 +141,28 @@ class EngineCache:
         candidates = []
         for record in sorted(folder.glob("*.json")) if folder.is_dir() else []:
             try:
-                found = _key_of(json.loads(record.read_text(encoding="utf-8"))["key"])
+                candidate = key_of(json.loads(record.read_text(encoding="utf-8"))["key"])
             except (OSError, ValueError, KeyError, TypeError, UserError):
                 continue
             same = replace(
-                found,
+                candidate,
                 architecture=key.architecture,
                 backend_version=key.backend_version,
                 options=key.options,
-                profile=key.profile if any_profile else found.profile,
+                profile=key.profile if any_profile else candidate.profile,
             )
-            if same == key and runs_on(found, architecture) and _runs_with(found, key.backend_version):
-                candidates.append(found)
+            if same == key and runs_on(candidate, architecture) and runs_with(candidate, key.backend_version):
+                candidates.append(candidate)
         candidates.sort(
-            key=lambda found: (
-                found.profile != key.profile,
-                -found.profile.max,
-                _preference(found, architecture),
-                found.name,
+            key=lambda candidate: (
+                candidate.profile != key.profile,
+                -candidate.profile.max,
+                preference(candidate, architecture),
+                candidate.name,
             )
         )
-        for found in candidates:
-            entry = self.find(found)
+        for candidate in candidates:
+            entry = self.find(candidate)
             if entry is not None:
                 return entry
         return None
@@ -203,7 +203,7 @@ class EngineCache:
         """Delete engines that differ by an older graph or version alone: nothing will ask for them again."""
         for record in self.path(key).parent.glob("*.json"):
             try:
-                other = _key_of(json.loads(record.read_text(encoding="utf-8"))["key"])
+                other = key_of(json.loads(record.read_text(encoding="utf-8"))["key"])
             except (OSError, ValueError, KeyError, TypeError, UserError):
                 continue
             same = replace(other, graph_digest=key.graph_digest, backend_version=key.backend_version)
@@ -217,7 +217,7 @@ class EngineCache:
         return self.root / "timing" / f"{backend}-{version}-{architecture}.timing"
 
     def _once(self, path: Path, find: Callable[[], Made | None], make: Callable[[], Made]) -> Made:
-        """What is found, or else made; of several processes one makes it and the others wait and find it."""
+        """What is found, or else made; of several processes one makes it and the others wait and find it (no race)."""
         with ExitStack() as stack:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -235,13 +235,13 @@ class EngineCache:
 def _clear_leftovers(path: Path) -> None:
     """Delete what processes that were killed had half written there; whoever calls holds the lock of that path."""
     unfinished = re.compile(rf"\.{re.escape(path.name)}(\.[a-z]+)?-[a-z0-9_]{{8}}")  # as tempfile makes names
-    for found in path.parent.iterdir():
-        if unfinished.fullmatch(found.name):
-            logger.info("%s was left unfinished: removed", found)
-            if found.is_dir():
-                shutil.rmtree(found, ignore_errors=True)
+    for leftover in path.parent.iterdir():
+        if unfinished.fullmatch(leftover.name):
+            logger.info("%s was left unfinished: removed", leftover)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
             else:
-                found.unlink(missing_ok=True)
+                leftover.unlink(missing_ok=True)
 
 
 def read_entry(path: Path) -> Entry:
@@ -251,7 +251,7 @@ def read_entry(path: Path) -> Entry:
         content = json.loads(record.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
-        entry = Entry(path, _key_of(content["key"]), dict(content["details"]))
+        entry = Entry(path, key_of(content["key"]), dict(content["details"]))
         expected = content["sha256"]
         actual = sha256_of(path)
     except OSError as error:

@@ -75,7 +75,7 @@ def runs_on(key: EngineKey, architecture: str) -> bool:
     return key.options.hardware_compatible and number >= 80 and _number(key.architecture.split("+")[0]) >= 80
 
 
-def _runs_with(key: EngineKey, version: str) -> bool:
+def runs_with(key: EngineKey, version: str) -> bool:
     """Whether an engine of that key is opened by that version of its backend."""
     if key.backend_version == version:
         return True
@@ -83,7 +83,8 @@ def _runs_with(key: EngineKey, version: str) -> bool:
     return key.options.version_compatible and built[:1] == running[:1] and built <= running
 
 
-def _preference(key: EngineKey, architecture: str) -> tuple[int, int]:
+def preference(key: EngineKey, architecture: str) -> tuple[int, int]:
+    """Sorts engines that run on a GPU of that architecture: the smaller, the better it fits that GPU alone."""
     if key.architecture == architecture:
         return (0, key.options.hardware_compatible)
     return (1, len(key.architecture)) if architecture in key.architecture.split("+") else (2, 0)
@@ -98,7 +99,8 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version))
 
 
-def _key_of(values: dict[str, Any]) -> EngineKey:
+def key_of(values: dict[str, Any]) -> EngineKey:
+    """The key of what a record holds of it; raises KeyError, TypeError or UserError where that is no key."""
     return EngineKey(
         **{**values, "profile": Profile(**values["profile"]), "options": EngineOptions(**values["options"])}
     )

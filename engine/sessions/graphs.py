@@ -154,14 +154,14 @@ class Artifact:
     def check(self) -> None:
         """Raises UserError unless the files are those that were recorded."""
         try:
-            found = sha256_of_all(self.files)
+            actual = sha256_of_all(self.files)
         except OSError as error:
             raise UserError(f"{error.filename} cannot be read ({error.strerror}): export the graph again") from None
-        if found != self.sha256:
+        if actual != self.sha256:
             raise UserError(f"{self.path} is damaged, its sha256 is not the recorded one: export the graph again")
 
     def write(self) -> None:
-        """Write the record, whole or not at all."""
+        """Write the record atomically."""
         content = {"format": RECORD_FORMAT, **asdict(self), "path": self.path.name}
         write_atomic(self.record, (json.dumps(content, indent=1) + "\n").encode())
 

@@ -39,8 +39,8 @@ class OnnxRuntimeSession(Session):
 
         Raises UserError when the package, the provider, or a kernel that the graph needs is missing.
         """
-        (input_name, input), (output_name, output) = *artifact.inputs.items(), *artifact.outputs.items()
-        super().__init__(input, output, max_batch)
+        (input_name, takes), (output_name, gives) = *artifact.inputs.items(), *artifact.outputs.items()
+        super().__init__(takes, gives, max_batch)
         self._names = (input_name, output_name)
         self._artifact = artifact
         self._device = device
@@ -87,8 +87,8 @@ class OnnxRuntimeSession(Session):
         text = " ".join(str(error).split())
         artifact = self._artifact
         if type(error).__name__ == "NotImplemented" or "NOT_IMPLEMENTED" in text:
-            found = re.search(r"for (?:the node )?(\S+?)(?:\(\d+\))? node with name '([^']*)'", text)
-            where = f"operator {found[1]} of node {found[2]}" if found else text[:200]
+            node = re.search(r"for (?:the node )?(\S+?)(?:\(\d+\))? node with name '([^']*)'", text)
+            where = f"operator {node[1]} of node {node[2]}" if node else text[:200]
             return UserError(
                 f"onnxruntime {version} has no {self._provider} kernel in {artifact.precision} for {where} in "
                 f"{artifact.graph}: use --precision fp32, or another --backend"
@@ -120,11 +120,11 @@ class OnnxRuntimeSession(Session):
         import torch
 
         shape = (len(batch), *(int(size) for size in self.output.shape[1:]))
-        found = torch.empty(shape, dtype=getattr(torch, self.output.dtype), device=batch.device)
+        output = torch.empty(shape, dtype=getattr(torch, self.output.dtype), device=batch.device)
         binding = self._session.io_binding()
         for bind, name, tensor in (
             (binding.bind_input, self._names[0], batch),
-            (binding.bind_output, self._names[1], found),
+            (binding.bind_output, self._names[1], output),
         ):
             kind = np.dtype(str(tensor.dtype).removeprefix("torch."))
             bind(name, "cuda", self._index, kind, tuple(tensor.shape), tensor.data_ptr())
@@ -132,7 +132,7 @@ class OnnxRuntimeSession(Session):
         torch.cuda.current_stream(batch.device).synchronize()
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
-        return found
+        return output
 
     def describe(self) -> About:
         running = self._session.get_providers()[0]

@@ -153,17 +153,17 @@ def open_session(
     from faceanon_engine.engine.sessions.cache import EngineCache
 
     cache = cache or EngineCache()
-    found = _open_prepared(bundle.digest, wanted, cache)
-    if found is None and prepare is not None:
+    session = _open_prepared(bundle.digest, wanted, cache)
+    if session is None and prepare is not None:
         prepare(bundle, wanted, cache)
-        found = _open_prepared(bundle.digest, wanted, cache)
-    if found is None:
+        session = _open_prepared(bundle.digest, wanted, cache)
+    if session is None:
         raise UserError(
             f"{graph} of bundle {bundle.name!r} is not built for {backend} in {precision} here: run 'faceanon-engine "
             f"build --bundle {bundle.name} --networks {graph} --backend {backend} --precision {precision}', "
             "or use --backend torch"
         )
-    return found
+    return session
 
 
 def open_artifact(artifact: Artifact, *, device: str = "cpu", threads: int | None = None) -> Session:

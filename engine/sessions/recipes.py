@@ -16,7 +16,6 @@ from faceanon_engine.engine.networks.recipe import PixelRecipe
 from faceanon_engine.engine.sessions.session import Batch
 from faceanon_engine.engine.system.tensors import is_tensor
 
-IDENTITY_DEFAULT = PixelRecipe(unit_range=False, normalise=False)
 ATTRIBUTES_DEFAULT = PixelRecipe(unit_range=True, normalise=True)
 
 

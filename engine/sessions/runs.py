@@ -1,4 +1,4 @@
-"""What runs the stages without gradients: settled beforehand, and opened graph by graph when first needed.
+"""What runs the stages without gradients: settled beforehand, and opened graph by graph when first needed (lazy).
 
 Nothing here needs Torch: with another backend, and what it runs already built, a program that only extracts, inverts
 and pairs never loads it.

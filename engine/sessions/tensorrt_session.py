@@ -258,8 +258,8 @@ class TensorRTSession(Session):
                 if self._addressable(batch):
                     return self._run_tensor(batch, shape)
                 with self._memory.active():
-                    found = self._run_array(as_array(batch), shape)
-            return like(found, batch)
+                    output = self._run_array(as_array(batch), shape)
+            return like(output, batch)
         except (UserError, OutOfMemory):
             raise
         except Exception as error:
@@ -300,19 +300,19 @@ class TensorRTSession(Session):
         ours, theirs = memory.torch_stream, torch.cuda.current_stream(batch.device)
         ours.wait_stream(theirs)
         with memory.active():
-            found = torch.empty(shape, dtype=getattr(torch, self.output.dtype), device=batch.device)
+            output = torch.empty(shape, dtype=getattr(torch, self.output.dtype), device=batch.device)
             if self._fixed_addresses:
-                taken, given = self._buffer("input", batch.nbytes), self._buffer("output", found.nbytes)
+                taken, given = self._buffer("input", batch.nbytes), self._buffer("output", output.nbytes)
                 memory.copy(taken, batch.data_ptr(), batch.nbytes)
                 self._execute(len(batch), taken, given)
-                memory.copy(found.data_ptr(), given, found.nbytes)
+                memory.copy(output.data_ptr(), given, output.nbytes)
             else:
-                self._execute(len(batch), batch.data_ptr(), found.data_ptr())
+                self._execute(len(batch), batch.data_ptr(), output.data_ptr())
         # The allocator must not hand either out again while the other stream still uses it.
         batch.record_stream(ours)
-        found.record_stream(theirs)
+        output.record_stream(theirs)
         theirs.wait_stream(ours)
-        return found
+        return output
 
     def _execute(self, count: int, taken: int, given: int) -> None:
         """Put one run on the stream, from and to these addresses."""

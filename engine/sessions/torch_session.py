@@ -56,13 +56,13 @@ class TorchSession(Session):
                 computing("fp32"),
                 torch.autocast(self._device.type, dtype, enabled=dtype is not None),
             ):
-                found = CALLS[self._graph](self._network, x).float()
+                output = CALLS[self._graph](self._network, x).float()
         except (RuntimeError, MemoryError) as error:
             # Torch's own type for it is that of GPUs alone.
             if is_out_of_memory(error):
                 raise OutOfMemory(self._graph, len(batch), str(self._device)) from None
             raise
-        return found.to(batch.device) if is_tensor(batch) else as_array(found)
+        return output.to(batch.device) if is_tensor(batch) else as_array(output)
 
     def describe(self) -> About:
         cpu = self._device.type == "cpu"

@@ -286,7 +286,7 @@ def test_what_was_measured_is_shown_though_it_cannot_be_written(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("faceanon_engine.engine.system.files.write_atomic", full)
+    monkeypatch.setattr("faceanon_engine.engine.system.write_atomic", full)
     done = run("--from", measured, "--output", tmp_path / "copy.json")
     assert isinstance(done.exception, UserError)
     assert "copy.json cannot be written (No space left on device)" in str(done.exception)

@@ -73,7 +73,7 @@ def test_a_layer_that_is_off_is_named(
 
 def test_what_overflows_in_fp16_is_named(tiny: Bundle, tmp_path: Path) -> None:
     """Bias and noise within the range whose sum is not, in one layer of the synthesis."""
-    generator = tiny.generator().train()
+    generator = tiny.load("generator").train()
     generator.layers[2].bias.data[0] = 4e4
     generator.layers[2].noise_strength.data += 1e4
     with pytest.raises(UserError, match=r"misses .* largest error inf .* is layers\.2 .* use --precision bf16"):
@@ -93,7 +93,7 @@ def test_a_tolerance_of_ones_own_is_kept(tiny: Bundle, traced: Any, tmp_path: Pa
 def test_layers_agree_in_order(demo: Bundle, traced: Any, tmp_path: Path) -> None:
     made = export_graph(demo, "identity", "fp32", tmp_path, traced=traced(demo, "identity"), check=False)
     value = np.random.default_rng(0).uniform(-1, 1, (1, 3, 64, 64)).astype(np.float32)
-    found = layer_errors(made, demo.identity_encoder(), value)
+    found = layer_errors(made, demo.load("identity_encoder"), value)
     names = [each.layer for each in found]
     assert len(names) > 40
     assert names.index("input_layer") < names.index("body.0") < names.index("body.4") < names.index("output_layer")

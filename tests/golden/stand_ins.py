@@ -30,12 +30,12 @@ def arrays(name: str) -> dict[str, np.ndarray]:
         return dict(data)
 
 
-def error(found: torch.Tensor | np.ndarray, expected: np.ndarray) -> float:
+def error(actual: torch.Tensor | np.ndarray, expected: np.ndarray) -> float:
     """Largest difference as a share of the largest magnitude expected."""
-    if isinstance(found, torch.Tensor):
-        found = found.detach().numpy()
-    assert found.shape == expected.shape
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+    if isinstance(actual, torch.Tensor):
+        actual = actual.detach().numpy()
+    assert actual.shape == expected.shape
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
 def state_dict(manifest: str, prefix: str = "") -> dict[str, torch.Tensor]:
@@ -131,14 +131,14 @@ def imported(name: str) -> ImportedNetwork:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint.bin"
         write_checkpoint(name, path)
-        (found,) = read_checkpoint(path)
-    return found
+        (only,) = read_checkpoint(path)
+    return only
 
 
 def network(name: str) -> Any:
     """That network, frozen."""
-    found = imported(name)
-    module = build(found.role, found.config)
-    module.load_state_dict(found.state_dict)
+    read = imported(name)
+    module = build(read.role, read.config)
+    module.load_state_dict(read.state_dict)
     module.eval().requires_grad_(False)
     return module.freeze() if isinstance(module, Generator) else module

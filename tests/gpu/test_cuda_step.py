@@ -131,10 +131,10 @@ def test_the_capacity_that_is_measured_can_be_stepped(ffhq_shaped: Networks) -> 
 def test_float32_is_float32(ffhq_shaped: Networks) -> None:
     """PyTorch rounds convolutions to TensorFloat-32 unless it is told not to: steps in fp32 must not be."""
     settings = StepSettings(replace(FALCO, steps=1))
-    found = run(ffhq_shaped, settings, 2, 2, stepper_for(CUDA))
+    results = run(ffhq_shaped, settings, 2, 2, stepper_for(CUDA))
     host = Networks(*(network.to("cpu") for network in make_networks(configurations(64, tiny=False), CUDA)))
     tickets = list(originals(ffhq_shaped, 2, settings))
     state = tickets[0].state.each(lambda value: value.cpu())
     (group,) = optimise_continuously(host, make_lanes(host, settings, 1), [Ticket(0, state)])
-    torch.testing.assert_close(found[0].first_attribute.cpu(), group[0].first_attribute, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found[0].first_cosine.cpu(), group[0].first_cosine, rtol=0, atol=2e-4)
+    torch.testing.assert_close(results[0].first_attribute.cpu(), group[0].first_attribute, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(results[0].first_cosine.cpu(), group[0].first_cosine, rtol=0, atol=2e-4)

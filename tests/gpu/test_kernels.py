@@ -23,15 +23,15 @@ def launcher(request: pytest.FixtureRequest) -> CudaLauncher:
 
 
 def test_every_kernel_is_its_definition(launcher: CudaLauncher) -> None:
-    found = check_on_a_stream(launcher, launcher.device)
-    assert found["cases"] > 50
-    assert not found["failed"]
+    report = check_on_a_stream(launcher, launcher.device)
+    assert report["cases"] > 50
+    assert not report["failed"]
 
 
 def test_every_kernel_is_captured_in_a_graph(launcher: CudaLauncher) -> None:
-    found = check_graph(launcher, launcher.device)
-    assert found["driver"] == ("driver" if launcher.pycuda is None else "pycuda")
-    assert not found["failed"]
+    report = check_graph(launcher, launcher.device)
+    assert report["driver"] == ("driver" if launcher.pycuda is None else "pycuda")
+    assert not report["failed"]
 
 
 def test_a_whole_picture_is_resized_as_defined(launcher: CudaLauncher) -> None:
@@ -45,10 +45,10 @@ def test_the_synthesis_is_the_layer_by_layer_one(launcher: CudaLauncher, monkeyp
     generator = Generator(config).to(launcher.device).freeze()
     w_plus = torch.randn(2, config.rows, 16, device=launcher.device, requires_grad=True)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    found = []
+    results = []
     for by in (launcher, None):
         monkeypatch.setattr(stylegan2, "launcher_for", lambda device, by=by: by)
         image = generator.synthesis(w_plus)
-        found.append((image.detach(), *torch.autograd.grad(image.square().mean(), [w_plus])))
-    for fused, defined in zip(*found, strict=True):
+        results.append((image.detach(), *torch.autograd.grad(image.square().mean(), [w_plus])))
+    for fused, defined in zip(*results, strict=True):
         assert float((fused - defined).abs().max() / defined.abs().max()) < 1e-4

@@ -55,8 +55,8 @@ def inputs(session: Session, count: int) -> np.ndarray:
     return np.random.default_rng(count).uniform(-1, 1, (count, *shape)).astype(np.float32)
 
 
-def error(found: Any, expected: Any) -> float:
-    return float(np.abs(found - expected).max() / np.sqrt(np.square(expected).mean()))
+def error(actual: Any, expected: Any) -> float:
+    return float(np.abs(actual - expected).max() / np.sqrt(np.square(expected).mean()))
 
 
 @pytest.mark.gpu
@@ -73,9 +73,9 @@ def test_every_graph_gives_what_torch_gives(
             expected = reference.run(x)
             assert error(session.run(x), expected) < TOLERANCE[precision]
             on_device = torch.from_numpy(x).cuda()
-            found = session.run(on_device)
-            assert found.is_cuda
-            assert error(found.cpu().numpy(), expected) < TOLERANCE[precision]
+            output = session.run(on_device)
+            assert output.is_cuda
+            assert error(output.cpu().numpy(), expected) < TOLERANCE[precision]
         about = session.describe()
     assert (about.backend, about.precision) == (backend, precision)
     assert about.device.startswith("cuda:0")
@@ -106,8 +106,8 @@ def test_work_queued_before_and_after_is_waited_for(bundle: Bundle, cache: Engin
             with torch.cuda.stream(stream):
                 # The input is made on another stream, after something long, and thrown away at once.
                 torch.cuda._sleep(2_000_000)
-                found = session.run(x * 2 / 2)
-                doubled = found * 2
+                output = session.run(x * 2 / 2)
+                doubled = output * 2
             stream.synchronize()
             torch.testing.assert_close(doubled, expected * 2, rtol=1e-4, atol=1e-5)
 
@@ -161,8 +161,8 @@ def test_recordings_of_an_engine_for_many_sizes_give_each_its_own_results(
         for count in (8, 8, 8, 3, 3, 3, 8, 16, 16, 8, 8):
             x = inputs(session, count)
             assert error(session.run(x), reference.run(x)) < TOLERANCE["fp32"]
-            found = session.run(torch.from_numpy(x).cuda())
-            assert error(found.cpu().numpy(), reference.run(x)) < TOLERANCE["fp32"]
+            output = session.run(torch.from_numpy(x).cuda())
+            assert error(output.cpu().numpy(), reference.run(x)) < TOLERANCE["fp32"]
         assert "refused" not in session.describe().detail
 
 
@@ -174,11 +174,11 @@ def test_a_session_may_be_dropped_with_work_on_its_stream(bundle: Bundle, cache:
         session = open_on_gpu(bundle, cache, "identity", backend, "fp32")
         x = torch.from_numpy(inputs(session, 8)).cuda()
         torch.cuda._sleep(20_000_000)
-        found = session.run(x)
+        output = session.run(x)
         del session
         gc.collect()
         torch.cuda.synchronize()
-        assert torch.isfinite(found).all()
+        assert torch.isfinite(output).all()
 
 
 @pytest.mark.gpu
@@ -244,8 +244,8 @@ def test_engines_run_without_torch(bundle: Bundle, cache: EngineCache, backend: 
         [sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)], capture_output=True, text=True, check=False
     )
     assert (run.returncode, run.stdout.strip()) == (0, "False"), run.stderr
-    for found in np.load(tmp_path / "y.npy"):
-        assert error(found, expected) < TOLERANCE["fp32"]
+    for output in np.load(tmp_path / "y.npy"):
+        assert error(output, expected) < TOLERANCE["fp32"]
 
 
 @pytest.mark.gpu

@@ -14,15 +14,15 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 1.2e-3, torch.bfloat16: 9e-3}
 
 
-def assert_near(found: Tensor | None, expected: Tensor | None, dtype: torch.dtype, what: str = "") -> None:
+def assert_near(actual: Tensor | None, expected: Tensor | None, dtype: torch.dtype, what: str = "") -> None:
     """Largest difference as a share of the largest magnitude expected, within that of the type."""
-    assert (found is None) == (expected is None), what
-    if found is None or expected is None:
+    assert (actual is None) == (expected is None), what
+    if actual is None or expected is None:
         return
-    assert found.shape == expected.shape, f"{what}: {tuple(found.shape)} and {tuple(expected.shape)}"
-    assert torch.isfinite(found).all(), what
+    assert actual.shape == expected.shape, f"{what}: {tuple(actual.shape)} and {tuple(expected.shape)}"
+    assert torch.isfinite(actual).all(), what
     largest = float(expected.abs().max())
-    error = float((found.double() - expected.double()).abs().max()) / max(largest, 1e-30)
+    error = float((actual.double() - expected.double()).abs().max()) / max(largest, 1e-30)
     assert error <= TOLERANCE[dtype], f"{what}: off by {error:.2e} of the largest magnitude"
 
 
@@ -36,5 +36,5 @@ def gradients(
         (y.double() * c.double()).sum() for y, c in zip(outputs, [c for c in cotangents if c is not None], strict=True)
     )
     wanted = [x for x in inputs if x.requires_grad]
-    found = torch.autograd.grad(total, wanted, allow_unused=True) if wanted else ()
-    return [y.detach() for y in outputs], list(found)
+    of_inputs = torch.autograd.grad(total, wanted, allow_unused=True) if wanted else ()
+    return [y.detach() for y in outputs], list(of_inputs)

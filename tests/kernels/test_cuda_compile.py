@@ -125,8 +125,8 @@ def test_the_report_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(compiler, "source_names", lambda: ("resize_crop",))
     monkeypatch.setattr(compiler, "compile_source", lambda *_, **__: binary)
     assert compiler.main(["--json", str(tmp_path / "report.json")]) == 1, "a kernel spills"
-    found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert found["total"] == {
+    written = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert written["total"] == {
         "kernels": 2,
         "registers_of_a_thread_at_most": 128,
         "kernels_that_spill": 1,
@@ -135,26 +135,26 @@ def test_the_report_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "static_shared_bytes_at_most": 4096,
         "compiler_processor_seconds": 1.2,
     }
-    assert found["architectures"]["sm_75"]["registers_of_a_thread_at_most"] == 12
-    assert found["sources"]["resize_crop"]["registers"] == {"one": {"sm_75": 12}, "two": {"sm_120": 128}}
-    assert str(tmp_path) not in json.dumps(found)
+    assert written["architectures"]["sm_75"]["registers_of_a_thread_at_most"] == 12
+    assert written["sources"]["resize_crop"]["registers"] == {"one": {"sm_75": 12}, "two": {"sm_120": 128}}
+    assert str(tmp_path) not in json.dumps(written)
 
 
 def test_the_readme_says_what_the_committed_report_says() -> None:
     root = compiler.SOURCES.parent
     if not (root / "benchmarks").is_dir():
         pytest.skip("the report lies in the repository alone")
-    found = json.loads((root / "benchmarks/results/kernels-compile.json").read_text(encoding="utf-8"))["values"]
+    committed = json.loads((root / "benchmarks/results/kernels-compile.json").read_text(encoding="utf-8"))["values"]
     for name in source_names():
-        assert found["sources"][name]["hash"] == compiler.source_hash(name), "the source has changed: write it anew"
+        assert committed["sources"][name]["hash"] == compiler.source_hash(name), "the source has changed: write it anew"
     text = (root / "kernels/README.md").read_text(encoding="utf-8")
-    total = found["total"]
+    total = committed["total"]
     assert f"{total['kernels']} kernels" in text
     for what in ("kernels_that_spill", "stack_bytes_at_most", "static_shared_bytes_at_most"):
         assert total[what] == 0
     assert f"takes {total['compiler_processor_seconds']:.0f} s of one core" in " ".join(text.split())
     (header,) = re.findall(r"^\| bfloat16 / float32 \| (.*) \|$", text, re.MULTILINE)
-    registers = {kernel: of for source in found["sources"].values() for kernel, of in source["registers"].items()}
+    registers = {kernel: of for source in committed["sources"].values() for kernel, of in source["registers"].items()}
     rows = re.findall(r"^\| `(\w+)` \| (\d.*) \|$", text, re.MULTILINE)
     assert len(rows) == 12
     for kernel, cells in rows:

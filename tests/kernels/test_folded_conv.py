@@ -27,11 +27,11 @@ def test_the_folded_layer_matches_its_definition(shape: tuple[int, ...], up: boo
     weight, styles = torch.randn(cout, cin, 3, 3).double(), torch.randn(batch, cin).double()
     noise, bias = torch.randn(1, 1, scale * height, scale * width).double(), torch.randn(cout).double()
     expected = styled_layer_reference(x, weight, styles, noise, bias, up)
-    found = folded_styled_layer(x, weight, styles, weight_energy(weight), noise, bias, up)
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    actual = folded_styled_layer(x, weight, styles, weight_energy(weight), noise, bias, up)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
     cotangent = torch.randn_like(expected)
     (wanted,) = torch.autograd.grad((expected * cotangent).sum(), x)
-    (got,) = torch.autograd.grad((found * cotangent).sum(), x)
+    (got,) = torch.autograd.grad((actual * cotangent).sum(), x)
     torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9)
 
 
@@ -41,10 +41,10 @@ def test_folded_to_rgb_matches_its_definition(batch: int) -> None:
     x = torch.randn(batch, 5, 6, 4).double().requires_grad_()
     weight, styles, bias = torch.randn(3, 5, 1, 1).double(), torch.randn(batch, 5).double(), torch.randn(3).double()
     expected = modulated_conv_reference(x, weight, styles, demodulate=False) + bias[:, None, None]
-    found = folded_to_rgb(x, weight, styles, bias)
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    actual = folded_to_rgb(x, weight, styles, bias)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
     (wanted,) = torch.autograd.grad(expected.square().sum(), x)
-    (got,) = torch.autograd.grad(found.square().sum(), x)
+    (got,) = torch.autograd.grad(actual.square().sum(), x)
     torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9)
 
 
@@ -70,7 +70,7 @@ def test_rows_given_one_by_one_give_the_same_picture_and_gradient() -> None:
     rows = [row.clone().requires_grad_(3 <= index < 5) for index, row in enumerate(w_plus.unbind(1))]
     again = generator.synthesis_from(generator.prefix(w_plus, 3), rows)
     torch.testing.assert_close(again, image, rtol=1e-5, atol=1e-5)
-    for found, index in zip(torch.autograd.grad(again.square().sum(), rows[3:5]), (3, 4), strict=True):
-        torch.testing.assert_close(found, wanted[:, index], rtol=1e-3, atol=1e-3)
+    for gradient, index in zip(torch.autograd.grad(again.square().sum(), rows[3:5]), (3, 4), strict=True):
+        torch.testing.assert_close(gradient, wanted[:, index], rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match="expected"):
         generator.synthesis_from(generator.prefix(w_plus, 3), rows[:-1])

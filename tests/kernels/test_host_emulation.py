@@ -79,10 +79,10 @@ def test_sixteen_bit_types_are_torchs(name: str, dtype: torch.dtype, library: ct
     values = torch.cat([values, torch.tensor([65519.9, 65520.0, 1e38, -1e38, 1e-30, -0.0, float("inf"), float("nan")])])
     narrow = torch.empty(len(values), dtype=torch.uint16)
     getattr(library, f"to_{name}")(ctypes.c_void_p(values.data_ptr()), ctypes.c_void_p(narrow.data_ptr()), len(values))
-    found, wanted = narrow.view(dtype), values.to(dtype)
-    assert torch.equal(found.isnan(), wanted.isnan())
-    assert torch.equal(found.nan_to_num(7.0, 9.0, -9.0), wanted.nan_to_num(7.0, 9.0, -9.0))
-    assert torch.equal(found.isinf(), wanted.isinf())
+    actual, wanted = narrow.view(dtype), values.to(dtype)
+    assert torch.equal(actual.isnan(), wanted.isnan())
+    assert torch.equal(actual.nan_to_num(7.0, 9.0, -9.0), wanted.nan_to_num(7.0, 9.0, -9.0))
+    assert torch.equal(actual.isinf(), wanted.isinf())
 
 
 def test_barriers_and_shuffles_exchange_between_threads(library: ctypes.CDLL) -> None:

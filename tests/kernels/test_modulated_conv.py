@@ -31,11 +31,11 @@ def test_modulated_convolution_matches_per_sample_weights(
     weight = torch.randn(cout, cin, kernel, kernel).double()
     inputs = [x.requires_grad_(), styles.requires_grad_()]
     expected = modulated_conv_reference(x, weight, styles, demodulate=demodulate, up=up)
-    found = modulated_conv(x, weight, styles, energy=weight_energy(weight), demodulate=demodulate, up=up)
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    actual = modulated_conv(x, weight, styles, energy=weight_energy(weight), demodulate=demodulate, up=up)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
     cotangent = torch.randn_like(expected)
     for a, b in zip(
-        torch.autograd.grad((found * cotangent).sum(), inputs),
+        torch.autograd.grad((actual * cotangent).sum(), inputs),
         torch.autograd.grad((expected * cotangent).sum(), inputs),
         strict=True,
     ):
@@ -63,5 +63,5 @@ def test_upsampling_keeps_a_constant_inside() -> None:
 
 def test_the_epilogue_is_noise_bias_leaky_relu_gain() -> None:
     y = torch.tensor([[[[-3.0, 2.0]]]])
-    found = epilogue(y, torch.tensor([[[[0.5, -0.5]]]]), torch.tensor([1.0]))
-    assert found.flatten().tolist() == pytest.approx([-1.5 * 0.2 * 2**0.5, 2.5 * 2**0.5])
+    activated = epilogue(y, torch.tensor([[[[0.5, -0.5]]]]), torch.tensor([1.0]))
+    assert activated.flatten().tolist() == pytest.approx([-1.5 * 0.2 * 2**0.5, 2.5 * 2**0.5])

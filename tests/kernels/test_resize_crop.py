@@ -41,18 +41,18 @@ def test_the_kernels_are_their_definition(size: tuple[int, int], dtype: torch.dt
     image = torch.randn(2, 3, *size, requires_grad=True)
     for views in ([IDENTITY, ATTRIBUTE], [ATTRIBUTE]):
         for memory_format in (torch.contiguous_format, torch.channels_last):
-            found, found_gradient, expected, expected_gradient = run(views, image, dtype, host, memory_format)
-            assert all(each.is_contiguous(memory_format=memory_format) for each in found)
-            for a, b in zip(found + found_gradient, expected + expected_gradient, strict=True):
+            actual, actual_gradient, expected, expected_gradient = run(views, image, dtype, host, memory_format)
+            assert all(each.is_contiguous(memory_format=memory_format) for each in actual)
+            for a, b in zip(actual + actual_gradient, expected + expected_gradient, strict=True):
                 assert_near(a, b, dtype)
 
 
 def test_one_of_two_views_may_have_no_gradient(host: HostLauncher) -> None:
     image = torch.randn(1, 3, 40, 40, requires_grad=True)
     for used in (0, 1):
-        found = resize_crop(image, [IDENTITY, ATTRIBUTE], launcher=host)[used]
+        actual = resize_crop(image, [IDENTITY, ATTRIBUTE], launcher=host)[used]
         expected = resize_crop_reference(image.double(), (IDENTITY, ATTRIBUTE)[used])
-        (a,), (b,) = (torch.autograd.grad(y.square().sum(), [image]) for y in (found, expected))
+        (a,), (b,) = (torch.autograd.grad(y.square().sum(), [image]) for y in (actual, expected))
         assert_near(a, b, torch.float32)
 
 
@@ -92,8 +92,8 @@ def test_a_picture_too_large_for_shared_memory_takes_the_definition(host: HostLa
     view, host.launched = View(resize=4, size=4), Counter()
     for side, launches in ((600, 1), (1700, 0)):  # four outputs reach over the whole picture
         image = torch.randn(1, 3, side, side)
-        (found,) = resize_crop(image, [view], launcher=host)
-        assert_near(found, resize_crop_reference(image, view), torch.float32)
+        (actual,) = resize_crop(image, [view], launcher=host)
+        assert_near(actual, resize_crop_reference(image, view), torch.float32)
         assert host.launched.total() == launches
         host.launched.clear()
 

@@ -58,13 +58,13 @@ def test_the_kernel_is_its_definition(
         rgb = RGB(case.rgb_weight.double(), r, case.rgb_bias.double(), skip)
         return styled_epilogue_reference(u, d, case.noise.double(), case.bias.double(), next_styles=s, rgb=rgb)
 
-    found, found_gradients = gradients(fast, case.inputs, case.cotangents)
+    actual, actual_gradients = gradients(fast, case.inputs, case.cotangents)
     expected, expected_gradients = gradients(definition, case.inputs, case.cotangents)
-    assert found[0].dtype == dtype
-    assert found[0].is_contiguous(memory_format=torch.channels_last)
-    for index, (a, b) in enumerate(zip(found + found_gradients, expected + expected_gradients, strict=True)):
+    assert actual[0].dtype == dtype
+    assert actual[0].is_contiguous(memory_format=torch.channels_last)
+    for index, (a, b) in enumerate(zip(actual + actual_gradients, expected + expected_gradients, strict=True)):
         # The image and the sums over pixels never pass through a narrow type.
-        wide = index == 1 or (index > 2 and sums) or index == len(found + found_gradients) - 1
+        wide = index == 1 or (index > 2 and sums) or index == len(actual + actual_gradients) - 1
         assert_near(a, b, torch.float32 if wide else dtype, f"result {index}")
 
 
@@ -91,9 +91,9 @@ def test_any_part_can_be_left_out(missing: str, sums: bool, host: HostLauncher) 
         return styled_epilogue_reference(u, *constants, **settings)
 
     cotangents = [c for c, name in zip(case.cotangents, ("z", "rgb"), strict=True) if name != missing]
-    found, found_gradients = gradients(lambda *x: compute(*x, fast=True), case.inputs, cotangents)
+    actual, actual_gradients = gradients(lambda *x: compute(*x, fast=True), case.inputs, cotangents)
     expected, expected_gradients = gradients(lambda *x: compute(*x, fast=False), case.inputs, cotangents)
-    for a, b in zip(found + found_gradients, expected + expected_gradients, strict=True):
+    for a, b in zip(actual + actual_gradients, expected + expected_gradients, strict=True):
         assert_near(a, b, torch.float32, missing)
 
 
@@ -109,9 +109,9 @@ def test_odd_sizes_and_channels(shape: tuple[int, int, int, int], dtype: torch.d
         return styled_epilogue_reference(u, d, noise, bias, next_styles=s)
 
     inputs, cotangents = case.inputs[:3], case.cotangents[:1]
-    found, found_gradients = gradients(lambda *x: compute(*x, fast=True), inputs, cotangents)
+    actual, actual_gradients = gradients(lambda *x: compute(*x, fast=True), inputs, cotangents)
     expected, expected_gradients = gradients(lambda *x: compute(*x, fast=False), inputs, cotangents)
-    for a, b in zip(found + found_gradients, expected + expected_gradients, strict=True):
+    for a, b in zip(actual + actual_gradients, expected + expected_gradients, strict=True):
         assert_near(a, b, dtype)
 
 
@@ -128,10 +128,10 @@ def test_to_rgb_is_its_definition(dtype: torch.dtype, skip: bool, host: HostLaun
         x, styles, *rest = (value.double() for value in inputs)
         return [to_rgb_reference(x, case.rgb_weight.double(), styles, case.rgb_bias.double(), *rest)]
 
-    found, found_gradients = gradients(fast, inputs, case.cotangents[1:])
+    actual, actual_gradients = gradients(fast, inputs, case.cotangents[1:])
     expected, expected_gradients = gradients(definition, inputs, case.cotangents[1:])
-    assert found[0].dtype == torch.float32
-    for index, (a, b) in enumerate(zip(found + found_gradients, expected + expected_gradients, strict=True)):
+    assert actual[0].dtype == torch.float32
+    for index, (a, b) in enumerate(zip(actual + actual_gradients, expected + expected_gradients, strict=True)):
         assert_near(a, b, dtype if index == 1 else torch.float32, f"result {index}")
 
 
@@ -141,10 +141,10 @@ def test_an_unaligned_start_is_read_value_by_value(host: HostLauncher) -> None:
     shifted = memory[1:].view(1, 4, 4, 16).permute(0, 3, 1, 2)
     shifted.copy_(case.u.detach())
     assert shifted.data_ptr() % 16
-    found = styled_epilogue(shifted, case.demodulation, launcher=host).z
-    assert found is not None
+    actual = styled_epilogue(shifted, case.demodulation, launcher=host).z
+    assert actual is not None
     expected = styled_epilogue(case.u.detach(), case.demodulation, launcher=host).z
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
 def test_without_styles_to_move_one_bit_a_value_is_kept(host: HostLauncher) -> None:
@@ -173,9 +173,9 @@ def test_a_broadcast_cotangent_is_read_rightly(host: HostLauncher) -> None:
     assert z is not None
     assert expected is not None
     for reduce in (Tensor.sum, lambda y: y.contiguous().pow(2).sum()):
-        (found,) = torch.autograd.grad(reduce(z), [case.u], retain_graph=True)
+        (gradient,) = torch.autograd.grad(reduce(z), [case.u], retain_graph=True)
         (wanted,) = torch.autograd.grad(reduce(expected), [case.u], retain_graph=True)
-        assert_near(found, wanted, torch.float32)
+        assert_near(gradient, wanted, torch.float32)
 
 
 def test_wrong_sizes_are_refused(host: HostLauncher) -> None:

@@ -17,13 +17,13 @@ def test_the_kernels_are_their_definition(shape: tuple[int, int, int], dtype: to
     torch.manual_seed(1)
     tokens, reference = torch.randn(shape).to(dtype).requires_grad_(), torch.randn(shape)
     cotangents = [torch.rand(shape[0]) + 0.5]
-    found, found_gradient = gradients(lambda x: [token_loss(x, reference, launcher=host)], [tokens], cotangents)
+    actual, actual_gradient = gradients(lambda x: [token_loss(x, reference, launcher=host)], [tokens], cotangents)
     expected, expected_gradient = gradients(
         lambda x: [token_loss_reference(x.double(), reference.double())], [tokens], cotangents
     )
-    assert found[0].dtype == torch.float32
-    assert_near(found[0], expected[0], torch.float32)
-    assert_near(found_gradient[0], expected_gradient[0], dtype)
+    assert actual[0].dtype == torch.float32
+    assert_near(actual[0], expected[0], torch.float32)
+    assert_near(actual_gradient[0], expected_gradient[0], dtype)
 
 
 def test_where_nothing_differs_there_is_no_slope(host: HostLauncher) -> None:

@@ -39,17 +39,17 @@ def test_the_kernel_is_its_definition(
     def definition(u: Tensor, d: Tensor, s: Tensor) -> list[Tensor]:
         return [up_epilogue_reference(u.double(), d.double(), noise.double(), bias.double(), s.double())]
 
-    found, found_gradients = gradients(fast, inputs, cotangents)
+    actual, actual_gradients = gradients(fast, inputs, cotangents)
     expected, expected_gradients = gradients(definition, inputs, cotangents)
-    assert found[0].dtype == dtype
-    for index, (a, b) in enumerate(zip(found + found_gradients, expected + expected_gradients, strict=True)):
+    assert actual[0].dtype == dtype
+    for index, (a, b) in enumerate(zip(actual + actual_gradients, expected + expected_gradients, strict=True)):
         assert_near(a, b, dtype, f"result {index}")
 
 
 def test_what_is_optional_can_be_left_out(host: HostLauncher) -> None:
     u, d = torch.randn(2, 8, 5, 5), torch.rand(2, 8)
-    found = up_epilogue(u, d, None, None, launcher=host)
-    assert_near(found, up_epilogue_reference(u, d, None, None), torch.float32)
+    actual = up_epilogue(u, d, None, None, launcher=host)
+    assert_near(actual, up_epilogue_reference(u, d, None, None), torch.float32)
 
 
 @pytest.mark.parametrize("wanted", ["u", "demodulation", "next_styles"])
@@ -57,10 +57,10 @@ def test_one_gradient_alone(wanted: str, host: HostLauncher) -> None:
     torch.manual_seed(5)
     values = {"u": torch.randn(1, 8, 5, 7), "demodulation": torch.rand(1, 8), "next_styles": torch.randn(1, 8)}
     values[wanted].requires_grad_()
-    found = up_epilogue(*_arguments(values), launcher=host)
+    actual = up_epilogue(*_arguments(values), launcher=host)
     expected = up_epilogue_reference(*_arguments(values))
     for a, b in zip(
-        torch.autograd.grad(found.square().sum(), [values[wanted]]),
+        torch.autograd.grad(actual.square().sum(), [values[wanted]]),
         torch.autograd.grad(expected.square().sum(), [values[wanted]]),
         strict=True,
     ):
@@ -83,8 +83,8 @@ def test_the_definition_is_that_of_the_layer_by_layer_synthesis() -> None:
     x, weight, styles = torch.randn(2, 4, 3, 5).double(), torch.randn(6, 4, 3, 3).double(), torch.randn(2, 4).double()
     noise, bias = torch.randn(1, 1, 6, 10).double(), torch.randn(6).double()
     u = F.conv_transpose2d(x * styles[:, :, None, None], weight.transpose(0, 1), stride=2)
-    found = up_epilogue_reference(u, demodulation(styles, weight_energy(weight)), noise, bias)
-    torch.testing.assert_close(found, epilogue(modulated_conv_reference(x, weight, styles, up=True), noise, bias))
+    actual = up_epilogue_reference(u, demodulation(styles, weight_energy(weight)), noise, bias)
+    torch.testing.assert_close(actual, epilogue(modulated_conv_reference(x, weight, styles, up=True), noise, bias))
 
 
 @pytest.mark.parametrize("up", [False, True])
@@ -95,10 +95,10 @@ def test_a_frozen_convolution_has_torchs_values_and_data_gradient(up: bool, kern
     torch.manual_seed(4)
     x = torch.randn(2, 4, 5, 7).double().requires_grad_()
     weight = dense_weight(torch.randn(6, 4, kernel, kernel), up=up, dtype=torch.float64)
-    found, expected = frozen_conv(x, weight, up=up), frozen_conv_reference(x, weight, up=up)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    actual, expected = frozen_conv(x, weight, up=up), frozen_conv_reference(x, weight, up=up)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
     cotangent = torch.randn_like(expected)
-    (a,), (b,) = (torch.autograd.grad((y * cotangent).sum(), [x]) for y in (found, expected))
+    (a,), (b,) = (torch.autograd.grad((y * cotangent).sum(), [x]) for y in (actual, expected))
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     assert torch.autograd.gradcheck(lambda x: frozen_conv(x, weight, up=up), [x])
 

@@ -20,8 +20,6 @@ from faceanon_engine.engine.models.checkpoints.generators import from_genforce, 
 from faceanon_engine.engine.models.checkpoints.nvidia_pickle import read_nvidia_pickle
 from faceanon_engine.engine.networks.build import build
 
-__all__ = ["ImportedNetwork", "read_checkpoint"]
-
 _KNOWN = "a StyleGAN2 generator (GenForce, rosinality or NVIDIA), e4e, ArcFace IR-SE, or a CLIP/FaRL vision transformer"
 # What torch.save of old wrote first; NVIDIA's pickles start with something else.
 _TORCH_LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)

@@ -58,21 +58,21 @@ def result(**medians: float) -> dict[str, Any]:
 
 
 def test_losses_come_first_and_are_told_as_shares() -> None:
-    found = compare_results(result(torch=10.0, onnxruntime=10.0), result(torch=9.0, onnxruntime=12.0))
-    assert [change.what for change in found.changes] == [
+    comparison = compare_results(result(torch=10.0, onnxruntime=10.0), result(torch=9.0, onnxruntime=12.0))
+    assert [change.what for change in comparison.changes] == [
         "identity onnxruntime fp32 batch 8",
         "optimise falco fp32 batch 1",
         "identity torch fp32 batch 8",
     ]
-    assert [change.slower_by for change in found.changes] == pytest.approx([0.2, 0, -0.1])
-    assert [change.what for change in found.regressions(0.1)] == ["identity onnxruntime fp32 batch 8"]
-    assert found.regressions(0.2) == ()
+    assert [change.slower_by for change in comparison.changes] == pytest.approx([0.2, 0, -0.1])
+    assert [change.what for change in comparison.regressions(0.1)] == ["identity onnxruntime fp32 batch 8"]
+    assert comparison.regressions(0.2) == ()
 
 
 def test_a_change_smaller_than_the_rounds_distance_is_noise() -> None:
     def change(now: float) -> Any:
-        (found,) = (c for c in compare_results(result(torch=10), result(torch=now)).changes if "torch" in c.what)
-        return found
+        (only,) = (c for c in compare_results(result(torch=10), result(torch=now)).changes if "torch" in c.what)
+        return only
 
     assert change(10.1).noise == pytest.approx(0.02)
     assert change(10.1).within_noise
@@ -81,9 +81,9 @@ def test_a_change_smaller_than_the_rounds_distance_is_noise() -> None:
 
 
 def test_cases_that_only_one_result_has_are_named() -> None:
-    found = compare_results(result(torch=10, onnxruntime=9), result(torch=10, tensorrt=1))
-    assert found.only_old == ("identity onnxruntime fp32 batch 8",)
-    assert found.only_new == ("identity tensorrt fp32 batch 8",)
+    comparison = compare_results(result(torch=10, onnxruntime=9), result(torch=10, tensorrt=1))
+    assert comparison.only_old == ("identity onnxruntime fp32 batch 8",)
+    assert comparison.only_new == ("identity tensorrt fp32 batch 8",)
 
 
 def test_changed_versions_are_told_and_do_not_hinder() -> None:

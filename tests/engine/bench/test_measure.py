@@ -57,11 +57,18 @@ def samples(*rounds: list[float], part: str = "total") -> Samples:
 
 
 def test_statistics_of_a_hundred_and_one_known_durations() -> None:
-    found = summarise([float(n) for n in reversed(range(101))])
-    assert (found.min, found.p50, found.p90, found.p95, found.p99, found.max) == (0, 50, 90, 95, 99, 100)
-    assert found.mean == 50
-    assert found.count == 101
-    assert found.spread == pytest.approx((90 - 10) / 50)
+    statistics = summarise([float(n) for n in reversed(range(101))])
+    assert (statistics.min, statistics.p50, statistics.p90, statistics.p95, statistics.p99, statistics.max) == (
+        0,
+        50,
+        90,
+        95,
+        99,
+        100,
+    )
+    assert statistics.mean == 50
+    assert statistics.count == 101
+    assert statistics.spread == pytest.approx((90 - 10) / 50)
 
 
 def test_percentiles_between_samples_are_interpolated() -> None:
@@ -77,11 +84,11 @@ def test_one_sample_has_no_deviation_and_none_has_no_statistics() -> None:
 
 @given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=50))
 def test_statistics_are_in_order(values: list[float]) -> None:
-    found = summarise(values)
-    ordered = [found.min, found.p50, found.p90, found.p95, found.p99, found.max]
+    statistics = summarise(values)
+    ordered = [statistics.min, statistics.p50, statistics.p90, statistics.p95, statistics.p99, statistics.max]
     assert ordered == sorted(ordered)
-    assert found.min <= found.mean * (1 + 1e-12)
-    assert found.mean <= found.max * (1 + 1e-12)
+    assert statistics.min <= statistics.mean * (1 + 1e-12)
+    assert statistics.mean <= statistics.max * (1 + 1e-12)
 
 
 @given(st.lists(st.integers(), max_size=500), st.integers(1, 50))
@@ -127,19 +134,19 @@ def test_a_fast_case_runs_for_the_least_time_and_a_slow_one_for_the_least_count(
     clock = HandClock()
     budget = Budget(warmup_seconds=0.2, min_seconds=3, min_iterations=12, max_seconds=60, rounds=3)
     probes = {"fast": clock.probe(lambda: 10), "slow": clock.probe(lambda: 1000)}
-    found = measure_interleaved(probes, budget, clock=clock)
-    assert found["fast"].count() == 300
-    assert [len(runs) for runs in found["fast"].rounds] == [100, 100, 100]
-    assert found["slow"].count() == 12
-    assert not found["slow"].exhausted
+    taken = measure_interleaved(probes, budget, clock=clock)
+    assert taken["fast"].count() == 300
+    assert [len(runs) for runs in taken["fast"].rounds] == [100, 100, 100]
+    assert taken["slow"].count() == 12
+    assert not taken["slow"].exhausted
 
 
 def test_the_longest_time_ends_a_case_and_says_so() -> None:
     clock = HandClock()
     budget = Budget(min_seconds=1, min_iterations=30, max_seconds=6, rounds=3)
-    found = measure_interleaved({"slow": clock.probe(lambda: 1000)}, budget, clock=clock)
-    assert found["slow"].count() == 6
-    assert found["slow"].exhausted
+    taken = measure_interleaved({"slow": clock.probe(lambda: 1000)}, budget, clock=clock)
+    assert taken["slow"].count() == 6
+    assert taken["slow"].exhausted
 
 
 def test_even_the_slowest_case_is_measured_once_a_round() -> None:
@@ -153,8 +160,8 @@ def test_warm_up_lasts_and_is_not_counted() -> None:
     started = clock.now
     # Slow until 200 ms have passed, as a cold cache is.
     probe = clock.probe(lambda: 50 if clock.now - started < 200 * MILLISECOND else 1)
-    found = measure_interleaved({"a": probe}, Budget(warmup_seconds=0.2, min_seconds=0, rounds=1), clock=clock)
-    assert set(found["a"].milliseconds()) == {1}
+    taken = measure_interleaved({"a": probe}, Budget(warmup_seconds=0.2, min_seconds=0, rounds=1), clock=clock)
+    assert set(taken["a"].milliseconds()) == {1}
 
 
 def test_every_turn_begins_with_a_run_that_does_not_count() -> None:
@@ -170,8 +177,8 @@ def test_every_turn_begins_with_a_run_that_does_not_count() -> None:
         return clock.probe(milliseconds)
 
     budget = Budget(warmup_seconds=0, min_seconds=0, min_iterations=6, rounds=3)
-    found = measure_interleaved({"a": probe("a"), "b": probe("b")}, budget, clock=clock)
-    assert set(found["a"].milliseconds()) | set(found["b"].milliseconds()) == {1}
+    taken = measure_interleaved({"a": probe("a"), "b": probe("b")}, budget, clock=clock)
+    assert set(taken["a"].milliseconds()) | set(taken["b"].milliseconds()) == {1}
 
 
 def test_turns_change_their_order_from_round_to_round() -> None:
@@ -239,8 +246,8 @@ def test_a_device_probe_tells_copies_computing_and_enqueueing_apart() -> None:
         device.mark,
         clock,
     )
-    found = {part: value / MILLISECOND for part, value in probe().items()}
-    assert found == pytest.approx(
+    milliseconds = {part: value / MILLISECOND for part, value in probe().items()}
+    assert milliseconds == pytest.approx(
         {"total": 15, "host_to_device": 2, "compute": 10, "device_to_host": 3, "enqueue": 1}, abs=1e-6
     )
 
@@ -248,17 +255,17 @@ def test_a_device_probe_tells_copies_computing_and_enqueueing_apart() -> None:
 def test_queued_runs_overlap_with_their_enqueueing() -> None:
     clock = HandClock()
     device = Device(clock)
-    found = queue_probe(lambda: device.enqueue(10, 1), device.mark, 8, clock)()
+    parts = queue_probe(lambda: device.enqueue(10, 1), device.mark, 8, clock)()
     # The device waits once, for the first to be enqueued.
-    assert found["total"] / MILLISECOND == pytest.approx((8 * 10 + 1) / 8)
-    assert found["enqueue"] / MILLISECOND == pytest.approx(1)
+    assert parts["total"] / MILLISECOND == pytest.approx((8 * 10 + 1) / 8)
+    assert parts["enqueue"] / MILLISECOND == pytest.approx(1)
 
 
 # What to know about a figure
 
 
-def kinds(found: Samples) -> list[str]:
-    return [note.kind for note in notes_on(found)]
+def kinds(taken: Samples) -> list[str]:
+    return [note.kind for note in notes_on(taken)]
 
 
 def test_steady_figures_need_no_note() -> None:
@@ -294,12 +301,12 @@ def test_the_peak_is_seen_though_it_is_over() -> None:
         pytest.skip("/proc does not say what is resident here")
     size = 48 * 2**20
     # Fresh pages from the system: an allocator may have kept room that other tests gave back.
-    with resident_peak() as found, mmap.mmap(-1, size) as pages:
+    with resident_peak() as memory, mmap.mmap(-1, size) as pages:
         pages.write(bytes(size))
-    if found.peak is None:
+    if memory.peak is None:
         pytest.skip("/proc/self/clear_refs cannot be written here")
-    assert found.growth is not None
-    assert 40 * 2**20 < found.growth < 200 * 2**20
+    assert memory.growth is not None
+    assert 40 * 2**20 < memory.growth < 200 * 2**20
     with resident_peak() as quiet:
         pass
     assert quiet.growth is not None
@@ -307,18 +314,18 @@ def test_the_peak_is_seen_though_it_is_over() -> None:
 
 
 def test_nothing_is_claimed_where_the_system_does_not_count(tmp_path: Path) -> None:
-    with resident_peak(tmp_path / "none") as found:
+    with resident_peak(tmp_path / "none") as memory:
         pass
-    assert (found.before, found.peak, found.growth) == (None, None, None)
+    assert (memory.before, memory.peak, memory.growth) == (None, None, None)
     assert resident(tmp_path / "none") is None
 
 
 def test_the_peak_is_read_at_the_end(tmp_path: Path) -> None:
     (tmp_path / "status").write_text("Name:\tx\nVmHWM:\t    2000 kB\nVmRSS:\t    1000 kB\n")
-    with resident_peak(tmp_path) as found:
+    with resident_peak(tmp_path) as memory:
         (tmp_path / "status").write_text("VmHWM:\t    5000 kB\nVmRSS:\t    1500 kB\n")
     assert (tmp_path / "clear_refs").read_text() == "5"
-    assert found.growth == 4000 * 1024
+    assert memory.growth == 4000 * 1024
 
 
 @pytest.mark.parametrize(
@@ -337,5 +344,5 @@ def test_the_share_of_others_is_what_was_busy_without_us(
 def test_the_real_share_of_others_is_a_share_or_unknown() -> None:
     load = ProcessorLoad()
     sum(range(200_000))
-    found = load.others()
-    assert found is None or 0 <= found <= 1
+    share = load.others()
+    assert share is None or 0 <= share <= 1

@@ -37,21 +37,21 @@ def test_a_large_batch_needs_more_than_a_small_one(bundle: Bundle) -> None:
     # In a process of its own: this one may have room left from earlier tests, which no measurement sees being taken.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         arguments = (open_for_bench, bundle.path, "synthesis", "torch", "fp32", "cpu", (1, 256), 256, 0)
-        found = process.submit(session_memory, *arguments).result()
-    assert set(found) == {1, 256}
-    assert set(found[1]) == KINDS
-    small, large = found[1]["host_bytes"], found[256]["host_bytes"]
+        peaks = process.submit(session_memory, *arguments).result()
+    assert set(peaks) == {1, 256}
+    assert set(peaks[1]) == KINDS
+    small, large = peaks[1]["host_bytes"], peaks[256]["host_bytes"]
     if small is None or large is None:
         pytest.skip("/proc/self/clear_refs cannot be written here")
     # The pictures alone take 3 MB.
     assert large > small + 3 * 2**20
-    assert found[1]["device_bytes"] is None
+    assert peaks[1]["device_bytes"] is None
 
 
 def test_the_optimisation_is_measured_alike(bundle: Bundle) -> None:
-    found = step_memory(bundle.path, get_preset("falco"), "fp32", "cpu", (1, 2), 0)
-    assert set(found) == {1, 2}
-    assert set(found[2]) == KINDS
+    peaks = step_memory(bundle.path, get_preset("falco"), "fp32", "cpu", (1, 2), 0)
+    assert set(peaks) == {1, 2}
+    assert set(peaks[2]) == KINDS
 
 
 def test_another_process_measures_and_an_entry_is_filled_in(bundle: Bundle) -> None:

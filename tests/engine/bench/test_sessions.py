@@ -65,8 +65,8 @@ def nobody_says(*_: Any) -> None:
 
 def measured(bundle: Bundle, plan: Plan, opener: Any) -> tuple[dict[tuple[Any, ...], dict[str, Any]], list[Any]]:
     missing: list[Any] = []
-    found = measure_graph(bundle, plan, "identity", opener, missing, nobody_says)
-    return {(e["backend"], e["precision"], e["batch"]): e for e in found}, missing
+    entries = measure_graph(bundle, plan, "identity", opener, missing, nobody_says)
+    return {(e["backend"], e["precision"], e["batch"]): e for e in entries}, missing
 
 
 def test_inputs_are_the_same_for_the_same_seed_and_within_range(bundle: Bundle) -> None:
@@ -106,17 +106,17 @@ def test_torch_is_the_baseline_and_differences_are_from_its_fp32(bundle: Bundle)
         assert (graph, device, largest) == ("identity", "cpu", 4)
         return Answer(backend, precision, values[backend, precision])
 
-    found, missing = measured(bundle, replace(PLAN, precisions=("fp32", "bf16")), opener)
+    entries, missing = measured(bundle, replace(PLAN, precisions=("fp32", "bf16")), opener)
     assert missing == []
-    assert len(found) == 8
-    assert found["torch", "fp32", 4]["speedup"] == {}
-    assert found["torch", "fp32", 4]["difference"] is None
-    assert set(found["torch", "bf16", 4]["speedup"]) == {"torch fp32"}
-    assert set(found["onnxruntime", "bf16", 4]["speedup"]) == {"torch fp32", "torch bf16"}
-    assert set(found["onnxruntime", "fp32", 4]["speedup"]) == {"torch fp32"}
-    assert found["onnxruntime", "fp32", 1]["difference"] == {"against": "torch fp32", "maximum": 0, "mean": 0}
-    assert found["onnxruntime", "bf16", 1]["difference"]["maximum"] == pytest.approx(0.5)
-    entry = found["torch", "bf16", 4]
+    assert len(entries) == 8
+    assert entries["torch", "fp32", 4]["speedup"] == {}
+    assert entries["torch", "fp32", 4]["difference"] is None
+    assert set(entries["torch", "bf16", 4]["speedup"]) == {"torch fp32"}
+    assert set(entries["onnxruntime", "bf16", 4]["speedup"]) == {"torch fp32", "torch bf16"}
+    assert set(entries["onnxruntime", "fp32", 4]["speedup"]) == {"torch fp32"}
+    assert entries["onnxruntime", "fp32", 1]["difference"] == {"against": "torch fp32", "maximum": 0, "mean": 0}
+    assert entries["onnxruntime", "bf16", 1]["difference"]["maximum"] == pytest.approx(0.5)
+    entry = entries["torch", "bf16", 4]
     assert entry["images_per_second"] == pytest.approx(4000 / entry["total_ms"]["mean"], rel=1e-3)
     assert entry["input"] == {"dtype": "float32", "shape": [4, 3, 32, 32]}
     assert entry["runs_on"]["backend"] == "torch"
@@ -130,13 +130,13 @@ def test_sessions_give_back_what_they_hold(bundle: Bundle) -> None:
 
 
 def test_without_a_baseline_there_is_nothing_to_compare_with(bundle: Bundle) -> None:
-    found, _ = measured(
+    entries, _ = measured(
         bundle,
         replace(PLAN, backends=("onnxruntime",)),
         lambda *_, backend, precision, **__: Answer(backend, precision, 1),
     )
-    assert found["onnxruntime", "fp32", 1]["speedup"] == {}
-    assert found["onnxruntime", "fp32", 1]["difference"] is None
+    assert entries["onnxruntime", "fp32", 1]["speedup"] == {}
+    assert entries["onnxruntime", "fp32", 1]["difference"] is None
 
 
 def test_what_cannot_be_opened_is_left_out_with_its_reason_and_the_rest_goes_on(bundle: Bundle) -> None:
@@ -145,8 +145,8 @@ def test_what_cannot_be_opened_is_left_out_with_its_reason_and_the_rest_goes_on(
             raise UserError("it is not there\nand more")
         return Answer(backend, precision, 1)
 
-    found, missing = measured(bundle, PLAN, opener)
-    assert {key[0] for key in found} == {"torch"}
+    entries, missing = measured(bundle, PLAN, opener)
+    assert {key[0] for key in entries} == {"torch"}
     (entry,) = missing
     assert (entry["graph"], entry["backend"], entry["batch"]) == ("identity", "onnxruntime", None)
     assert entry["reason"] == "it is not there"
@@ -156,18 +156,18 @@ def test_a_batch_that_fails_is_left_out_alone(bundle: Bundle) -> None:
     def opener(*_: Any, backend: str, precision: str, **__: Any) -> Answer:
         return Answer(backend, precision, 1, largest=2 if backend == "onnxruntime" else 100)
 
-    found, missing = measured(bundle, PLAN, opener)
-    assert set(found) == {("torch", "fp32", 1), ("onnxruntime", "fp32", 1), ("torch", "fp32", 4)}
+    entries, missing = measured(bundle, PLAN, opener)
+    assert set(entries) == {("torch", "fp32", 1), ("onnxruntime", "fp32", 1), ("torch", "fp32", 4)}
     assert [(entry["batch"], entry["reason"]) for entry in missing] == [(4, "no room for 4")]
 
 
 def test_what_is_not_finite_is_left_out(bundle: Bundle) -> None:
-    found, missing = measured(
+    entries, missing = measured(
         bundle,
         PLAN,
         lambda *_, backend, precision, **__: Answer(backend, precision, 1 if backend == "torch" else float("nan")),
     )
-    assert {key[0] for key in found} == {"torch"}
+    assert {key[0] for key in entries} == {"torch"}
     assert all("not finite" in entry["reason"] for entry in missing)
     assert len(missing) == 2
 
@@ -184,8 +184,8 @@ def test_a_batch_that_would_fill_the_memory_is_not_tried(bundle: Bundle, monkeyp
             return
 
     monkeypatch.setattr(sessions, "resident_peak", Watch)
-    found, missing = measured(bundle, PLAN, lambda *_, backend, precision, **__: Answer(backend, precision, 1))
-    assert {key[2] for key in found} == {1}
+    entries, missing = measured(bundle, PLAN, lambda *_, backend, precision, **__: Answer(backend, precision, 1))
+    assert {key[2] for key in entries} == {1}
     (entry,) = missing
     assert entry["batch"] == 4
     assert "4000.0 GB" in entry["reason"]
@@ -205,10 +205,10 @@ def test_on_a_gpu_the_parts_are_told_apart(bundle: Bundle) -> None:
         pytest.skip("no usable NVIDIA GPU here")
     plan = replace(PLAN, mode="all", backends=("torch",), device="cuda:0")
     missing: list[Any] = []
-    found = measure_graph(bundle, plan, "identity", open_for_bench, missing, nobody_says)
+    entries = measure_graph(bundle, plan, "identity", open_for_bench, missing, nobody_says)
     assert missing == []
-    assert [(entry["batch"], entry["queued"]) for entry in found] == [(1, False), (1, True), (4, True)]
-    waited, queued = found[0], found[1]
+    assert [(entry["batch"], entry["queued"]) for entry in entries] == [(1, False), (1, True), (4, True)]
+    waited, queued = entries[0], entries[1]
     assert all(waited[f"{part}_ms"] for part in ("compute", "enqueue", "host_to_device", "device_to_host"))
     assert waited["total_ms"]["p50"] >= waited["compute_ms"]["p50"]
     assert queued["host_to_device_ms"] is None

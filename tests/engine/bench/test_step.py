@@ -133,19 +133,19 @@ def test_steps_fill_the_budget_and_the_first_of_a_call_does_not_count() -> None:
     budget = Budget(warmup_seconds=0, min_seconds=3, min_iterations=9, max_seconds=60, rounds=3)
     quick: list[int] = []
     slow: list[int] = []
-    found = take_steps({1: scripted(10, quick), 8: scripted(2000, slow)}, budget)
-    assert [len(runs) for runs in found[1].rounds] == [100, 100, 100]
-    assert found[8].count() == 9
-    assert set(found[1].milliseconds()) == {10}
+    samples = take_steps({1: scripted(10, quick), 8: scripted(2000, slow)}, budget)
+    assert [len(runs) for runs in samples[1].rounds] == [100, 100, 100]
+    assert samples[8].count() == 9
+    assert set(samples[1].milliseconds()) == {10}
     assert quick == [2, 101] * 3
-    assert not found[8].exhausted
+    assert not samples[8].exhausted
 
 
 def test_steps_end_with_the_longest_time() -> None:
     budget = Budget(warmup_seconds=0, min_seconds=3, min_iterations=30, max_seconds=30, rounds=3)
-    found = take_steps({8: scripted(5000, [])}, budget)
-    assert found[8].count() == 6
-    assert found[8].exhausted
+    samples = take_steps({8: scripted(5000, [])}, budget)
+    assert samples[8].count() == 6
+    assert samples[8].exhausted
 
 
 def test_entries_say_what_an_image_costs(bundle: Bundle, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_entries_say_what_an_image_costs(bundle: Bundle, tmp_path: Path) -> None
         budget=Budget(warmup_seconds=0, min_seconds=0, min_iterations=2, rounds=2),
     )
     missing: list[Any] = []
-    said: list[tuple[str, int, int]] = []
+    said: list[tuple[Any, ...]] = []
     one, two = measure_steps(bundle, plan, missing, lambda *what: said.append(what))
     assert missing == []
     assert (one["batch"], two["batch"]) == (1, 2)
@@ -171,7 +171,7 @@ def test_entries_say_what_an_image_costs(bundle: Bundle, tmp_path: Path) -> None
     assert all(two[f"{part}_ms"]["count"] == 2 for part in PARTS)
     assert two["plain_ms"] is None
     assert not two["captured"]
-    assert said[-1] == ("optimise", 4, 4)
+    assert said[-1] == (4, 4, "optimise")
 
 
 def test_a_batch_that_does_not_fit_ends_the_sweep(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,8 +186,8 @@ def test_a_batch_that_does_not_fit_ends_the_sweep(bundle: Bundle, monkeypatch: p
     budget = Budget(warmup_seconds=0, min_seconds=0, min_iterations=1, rounds=1)
     plan = Plan("optimise", (), (), ("fp32",), (), (1, 2, 4), "cpu", FALCO, budget)
     missing: list[Any] = []
-    found = measure_steps(bundle, plan, missing, lambda *_: None)
-    assert [entry["batch"] for entry in found] == [1]
+    entries = measure_steps(bundle, plan, missing, lambda *_: None)
+    assert [entry["batch"] for entry in entries] == [1]
     assert [(entry["kind"], entry["precision"], entry["batch"]) for entry in missing] == [("optimise", "fp32", 2)]
 
 
@@ -196,10 +196,10 @@ def test_a_batch_that_would_fill_the_memory_is_not_tried(bundle: Bundle, monkeyp
     monkeypatch.setattr(PeakMemory, "growth", 10**9)
     budget = Budget(warmup_seconds=0, min_seconds=0, min_iterations=1, rounds=1)
     missing: list[Any] = []
-    found = measure_steps(
+    entries = measure_steps(
         bundle, Plan("optimise", (), (), ("fp32",), (), (1, 2), "cpu", FALCO, budget), missing, lambda *_: None
     )
-    assert [entry["batch"] for entry in found] == [1]
+    assert [entry["batch"] for entry in entries] == [1]
     assert "2.0 GB of memory" in missing[0]["reason"]
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from faceanon_engine.engine.datasets import reader as reading
-from faceanon_engine.engine.datasets.reader import Reader, ahead
+from faceanon_engine.engine.datasets.reader import Reader, prefetch
 from faceanon_engine.engine.datasets.sample import Sample, sample_at
 from faceanon_engine.engine.errors import InputError
 from faceanon_engine.engine.images import decode as images
@@ -125,6 +125,6 @@ def test_no_more_is_begun_than_was_allowed_ahead() -> None:
             yield number
 
     with ThreadPoolExecutor(2) as executor:
-        for number, future in ahead(executor, lambda each: each * each, items(), 3):
+        for number, future in prefetch(executor, lambda each: each * each, items(), 3):
             assert future.result() == number * number
             assert begun == list(range(min(number + 3, 9)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from faceanon_engine.engine.images.sheet import SheetRow, draw
+from faceanon_engine.engine.images.sheet import SheetRow, draw_sheet
 
 COLOURS = ((200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0))
 
@@ -18,7 +18,7 @@ def row(side: int, label: str = "a.png") -> SheetRow:
 @pytest.mark.parametrize(("side", "tile"), [(64, 128), (128, 128), (200, 200), (1024, 256)])
 @pytest.mark.parametrize("count", [1, 4, 7, 16])
 def test_every_picture_is_there_once_in_every_row(side: int, tile: int, count: int) -> None:
-    sheet = draw([row(side)] * count, "falco")
+    sheet = draw_sheet([row(side)] * count, "falco")
     for colour in COLOURS:
         # Enlarging smooths nothing at the edges of a flat picture, so its area is exact.
         assert (sheet == colour).all(axis=2).sum() == count * tile * tile
@@ -27,17 +27,17 @@ def test_every_picture_is_there_once_in_every_row(side: int, tile: int, count: i
 
 
 def test_labels_of_any_length_and_script_fit() -> None:
-    plain = draw([row(64)], "falco")
-    strange = draw([row(64, label="地" * 10 + "x" * 500)], "t" * 900)
+    plain = draw_sheet([row(64)], "falco")
+    strange = draw_sheet([row(64, label="地" * 10 + "x" * 500)], "t" * 900)
     assert plain.shape == strange.shape
     assert not np.array_equal(plain, strange)
 
 
 def test_no_results_make_no_sheet() -> None:
     with pytest.raises(ValueError, match="at least one"):
-        draw([], "falco")
+        draw_sheet([], "falco")
 
 
 @pytest.mark.parametrize("label", ["two\nlines.png", "tab\tand\x1b[31mred.png", "no\udcfftext.png"])
 def test_a_name_that_is_no_line_of_text_is_drawn_as_one(label: str) -> None:
-    assert draw([row(64, label=label)], "falco").shape == draw([row(64)], "falco").shape
+    assert draw_sheet([row(64, label=label)], "falco").shape == draw_sheet([row(64)], "falco").shape

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faceanon_engine.engine.datasets.reader import Reader, ahead
+from faceanon_engine.engine.datasets.reader import Reader, prefetch
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError
 from faceanon_engine.engine.job.faces import Listed, faces_to_do
@@ -132,7 +132,7 @@ def test_faces_come_with_their_sample_their_pixels_and_their_row(settings: JobSe
             return with_faces(listed[0], *pictures)
 
         inputs = [(samples[0], [done]), (samples[1], listing.rows["photo-01.png"])]
-        faces = list(faces_to_do(settings, listing.names, ahead(executor, read, inputs, 2), recorder))
+        faces = list(faces_to_do(settings, listing.names, prefetch(executor, read, inputs, 2), recorder))
     assert [face.row.output for face in faces] == ["photo-00-face1.png", "photo-00-face2.png"]
     for number, face in enumerate(faces, 1):
         assert (face.sample.key, len(face.sample.faces)) == ("photo-00.png", 3)

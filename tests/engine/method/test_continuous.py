@@ -78,9 +78,9 @@ def demo() -> Case:
 @pytest.mark.parametrize("capacity", [1, 2, 3, 5, 8])
 def test_any_number_of_slots_gives_what_one_at_a_time_gives(tiny: Case, capacity: int) -> None:
     preset = replace(FALCO, steps=12)
-    found = tiny.together(StepSettings(preset, margin=0.1), capacity)
-    assert sorted(found) == [0, 1, 2, 3, 4]
-    for index, result in found.items():
+    results = tiny.together(StepSettings(preset, margin=0.1), capacity)
+    assert sorted(results) == [0, 1, 2, 3, 4]
+    for index, result in results.items():
         alone = tiny.alone(preset, index, margin=0.1)
         assert result.steps == 12
         torch.testing.assert_close(result.w_plus, alone.w_plus[0], rtol=1e-4, atol=2e-5)
@@ -120,9 +120,9 @@ def first_stop(rule: StoppingRule, cosines: list[float], losses: list[float], ma
 @pytest.mark.parametrize("capacity", [1, 3])
 def test_an_image_stops_at_its_own_time_and_delivers_the_code_it_stopped_at(tiny: Case, capacity: int) -> None:
     preset = replace(FALCO, steps=25, stopping=RULE)
-    found = tiny.together(StepSettings(preset, margin=0.3), capacity)
+    results = tiny.together(StepSettings(preset, margin=0.3), capacity)
     stops = []
-    for index, result in found.items():
+    for index, result in results.items():
         whole = tiny.alone(preset, index, margin=0.3)
         records = [*whole.history, whole.after]
         stop = first_stop(RULE, [float(r.cosine) for r in records], [float(r.attribute) for r in records], 0.3)
@@ -284,18 +284,18 @@ def test_bfloat16_ends_where_float32_ends(demo: Case) -> None:
     """Identity cosine and attribute loss after a whole run; benchmarks/demo_runs.py has more images."""
     preset = replace(FALCO, steps=50)
     exact = demo.together(StepSettings(preset), 3)
-    found = demo.together(StepSettings(preset, precision="bf16"), 3)
-    for index, result in found.items():
+    narrow = demo.together(StepSettings(preset, precision="bf16"), 3)
+    for index, result in narrow.items():
         # Steps of 0.01 to the end: around the margin the cosine swings by about as much in float32, too.
         assert abs(float(result.cosine - exact[index].cosine)) < 0.05
-    mean, expected = (float(np.mean([float(r.attribute) for r in runs.values()])) for runs in (found, exact))
+    mean, expected = (float(np.mean([float(r.attribute) for r in runs.values()])) for runs in (narrow, exact))
     assert -0.05 < mean / expected - 1 < 0.02, "three images alone: a mean that is lower is no loss"
 
 
 def test_float16_stays_in_range_and_close(tiny: Case) -> None:
     preset = replace(FALCO, steps=10)
-    exact, found = (tiny.together(StepSettings(preset, precision=p), 5) for p in ("fp32", "fp16"))
-    for index, result in found.items():
+    exact, narrow = (tiny.together(StepSettings(preset, precision=p), 5) for p in ("fp32", "fp16"))
+    for index, result in narrow.items():
         assert abs(float(result.cosine - exact[index].cosine)) < 0.02
         assert abs(float(result.attribute / exact[index].attribute) - 1) < 0.02
 

@@ -37,12 +37,12 @@ def test_graphs_hold_the_images_and_are_few(count: int, capacity: int) -> None:
 
 @given(st.integers(1, 4 * GIB), st.integers(0, 4 * GIB), st.integers(0, 140 * GIB), st.integers(1, 64))
 def test_what_fits_is_found_from_two_measurements(each: int, common: int, free: int, limit: int) -> None:
-    found = fitting(common + each, common + 3 * each, free, limit)
-    assert 1 <= found <= limit
-    if found > 1:
-        assert common + found * each <= free
-    if found < limit:
-        assert common + (found + 1) * each > free * capacity.SHARE_OF_MEMORY - 1
+    count = fitting(common + each, common + 3 * each, free, limit)
+    assert 1 <= count <= limit
+    if count > 1:
+        assert common + count * each <= free
+    if count < limit:
+        assert common + (count + 1) * each > free * capacity.SHARE_OF_MEMORY - 1
 
 
 @pytest.mark.parametrize("fit", [0, 1, 3])
@@ -226,8 +226,8 @@ class StepsWhenReplayed:
         self.outcome = Outcome(*(value.clone() for value in step(stepper._networks, scratch, stepper._settings)))
 
     def replay(self) -> None:
-        for ours, found in zip(self.outcome, self._make(), strict=True):
-            ours.copy_(found)
+        for ours, theirs in zip(self.outcome, self._make(), strict=True):
+            ours.copy_(theirs)
 
 
 @pytest.mark.parametrize("capacity", [1, 3, 4])

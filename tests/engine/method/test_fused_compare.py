@@ -35,8 +35,8 @@ def test_losses_and_the_images_gradient_are_those_of_the_method(crop: str, prese
     ):
         (gradient,) = torch.autograd.grad((losses[0] * 10 + losses[1] * 0.1).sum(), [images])
         results.append([*(loss.detach() for loss in losses), gradient])
-    for expected, found in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    for expected, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_the_encoders_run_in_the_order_of_the_definition(host: HostLauncher, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,9 +61,9 @@ def test_under_autocast_the_losses_stay_wide(host: HostLauncher) -> None:
     expected = fused_compare(identity, attribute, images, targets, PRESETS["falco"], host)
     host.launched.clear()
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-        found = fused_compare(identity, attribute, images, targets, PRESETS["falco"], host)
+        losses = fused_compare(identity, attribute, images, targets, PRESETS["falco"], host)
     assert host.launched["resize_forward_bf16"] == 2
-    (gradient,) = torch.autograd.grad((found[0] + found[1]).sum(), [images])
+    (gradient,) = torch.autograd.grad((losses[0] + losses[1]).sum(), [images])
     assert torch.isfinite(gradient).all()
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(losses, expected, strict=True):
         torch.testing.assert_close(a.float(), b, rtol=2e-2, atol=2e-2)

@@ -30,9 +30,9 @@ def test_neighbours_are_those_of_brute_force(size: int, count: int, width: int, 
     pool = (rng.normal(size=(size, width)) + 20).astype(np.float32)
     queries = (rng.normal(size=(count, width)) + 20).astype(np.float32)
     ids, distances = brute_force(pool, queries, metric)
-    found = NearestNeighbours(pool, metric).search(queries)
-    np.testing.assert_allclose(found.distances[:, 0], distances, rtol=1e-9, atol=1e-12)
-    np.testing.assert_array_equal(found.ids[:, 0], ids)
+    neighbours = NearestNeighbours(pool, metric).search(queries)
+    np.testing.assert_allclose(neighbours.distances[:, 0], distances, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(neighbours.ids[:, 0], ids)
 
 
 def test_a_query_gets_the_same_neighbour_alone_and_in_a_crowd() -> None:

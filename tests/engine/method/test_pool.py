@@ -27,7 +27,7 @@ RECIPE = PRESETS["falco"].pairing_generated
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     bundle = write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
-    return bundle.generator(), bundle.attribute_encoder()
+    return bundle.load("generator"), bundle.load("attribute_encoder")
 
 
 def make(spec: PoolSpec, networks: tuple[Any, Any], root: Path, **more: Any) -> Pool:
@@ -74,8 +74,8 @@ def test_a_disk_that_fills_up_is_a_line_and_the_pool_goes_on_later(
     seen: list[int] = []
     resumed = make(spec, networks, tmp_path / "a", progress=lambda done, *_: seen.append(done))
     whole = make(spec, networks, tmp_path / "b")
-    for found, expected in zip(contents(resumed), contents(whole), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for actual, expected in zip(contents(resumed), contents(whole), strict=True):
+        np.testing.assert_array_equal(actual, expected)
     assert sorted(path.name for path in resumed.path.iterdir()) == sorted(path.name for path in whole.path.iterdir())
 
 
@@ -105,10 +105,10 @@ def test_a_damaged_beginning_is_made_again(networks: tuple[Any, Any], tmp_path: 
         counter.unlink()
     else:
         counter.write_text("nonsense" if "nonsense" in damage else "999")
-    for found, expected in zip(
+    for actual, expected in zip(
         contents(make(spec, networks, tmp_path / "a")), contents(make(spec, networks, tmp_path / "b")), strict=True
     ):
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(actual, expected)
 
 
 def test_a_pool_without_features_is_not_chosen_unasked(networks: tuple[Any, Any], tmp_path: Path) -> None:

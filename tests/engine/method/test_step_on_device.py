@@ -52,48 +52,48 @@ class Recorder:
 class Elsewhere(TorchDispatchMode):
     """Notes operations that take or give a tensor outside of the device."""
 
-    def __init__(self, found: list[str]) -> None:
+    def __init__(self, made: list[str]) -> None:
         super().__init__()
-        self.found = found
+        self.made = made
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
         tensors = [each for each in tree_leaves((args, kwargs, out)) if isinstance(each, torch.Tensor)]
         if any(each.device != META for each in tensors):
-            self.found.append(str(function))
+            self.made.append(str(function))
         return out
 
 
 class OfValues(TorchFunctionMode):
     """Notes tensors that are made of Python's values, which the meta device alone does without a copy."""
 
-    def __init__(self, found: list[str]) -> None:
+    def __init__(self, made: list[str]) -> None:
         super().__init__()
-        self.found = found
+        self.made = made
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function in (torch.tensor, torch.as_tensor, torch.from_numpy, torch.Tensor.new_tensor):
-            self.found.append(str(function))
+            self.made.append(str(function))
         return function(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
 def made_on_the_host() -> Iterator[list[str]]:
     """What is made on the host meanwhile."""
-    found: list[str] = []
-    with OfValues(found), Elsewhere(found):
-        yield found
+    made: list[str] = []
+    with OfValues(made), Elsewhere(made):
+        yield made
 
 
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """What launches on the meta device; it knows no autocast."""
-    found = Recorder()
+    launcher = Recorder()
     for module in (stylegan2, compare):
-        monkeypatch.setattr(module, "launcher_for", lambda device: found)
+        monkeypatch.setattr(module, "launcher_for", lambda device: launcher)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
-    return found
+    return launcher
 
 
 def official(side: int) -> Networks:
@@ -125,17 +125,17 @@ def test_a_step_makes_nothing_on_the_host(
     state = state_of(networks, 2, settings)
     state.features = state.features.float()  # without autocast the encoders compute in float32, and so do all
     step(networks, state, settings)  # makes the tables and constants that are kept
-    with made_on_the_host() as found:
+    with made_on_the_host() as made:
         step(networks, state, settings)
-    assert not found
+    assert not made
     assert bool(recorder.launches) == fused
 
 
 def test_the_definition_of_a_view_makes_nothing_on_the_host() -> None:
     view = View(32, 14, (4, 28, 3, 27), (0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
-    with made_on_the_host() as found:
+    with made_on_the_host() as made:
         resize_crop_reference(torch.empty(1, 3, 64, 64, device=META), view)
-    assert not found
+    assert not made
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

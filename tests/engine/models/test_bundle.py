@@ -115,4 +115,4 @@ def test_which_bundle_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_bundle_that_comes_along_is_as_recorded() -> None:
     bundle = Bundle.open(demo_path())
     assert bundle.verify() == []
-    assert bundle.generator().config.rows == bundle.inverter().config.rows
+    assert bundle.load("generator").config.rows == bundle.load("inverter").config.rows

@@ -214,8 +214,8 @@ def test_an_engine_is_found_for_the_gpus_and_versions_it_serves(
 ) -> None:
     cache = EngineCache(tmp_path)
     cache.ensure(replace(KEY, **built), Builder())
-    found = cache.find_for_gpu(replace(KEY, architecture=architecture), architecture)
-    assert (found is not None) is serves
+    entry = cache.find_for_gpu(replace(KEY, architecture=architecture), architecture)
+    assert (entry is not None) is serves
 
 
 def test_the_engine_made_for_this_gpu_comes_first_and_any_profile_may_be_taken(tmp_path: Path) -> None:
@@ -227,9 +227,9 @@ def test_the_engine_made_for_this_gpu_comes_first_and_any_profile_may_be_taken(t
         assert best.path.read_bytes() == architecture.encode()
     other = replace(KEY, profile=Profile(1, 4, 16))
     assert cache.find_for_gpu(other, "sm_89") is None
-    found = cache.find_for_gpu(other, "sm_89", any_profile=True)
-    assert found is not None
-    assert found.key == KEY
+    entry = cache.find_for_gpu(other, "sm_89", any_profile=True)
+    assert entry is not None
+    assert entry.key == KEY
 
 
 def test_a_graph_is_exported_once_and_again_when_it_is_damaged(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ class Driver:
     def stack(self) -> list[int]:
         if not hasattr(self._of_thread, "stack"):
             self._of_thread.stack = []
-        found: list[int] = self._of_thread.stack
-        return found
+        contexts: list[int] = self._of_thread.stack
+        return contexts
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         def asked(*_arguments: Any) -> int:
@@ -74,10 +74,10 @@ class Driver:
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
-    found = Driver()
-    monkeypatch.setattr(cuda_driver, "_library", lambda: found)
+    stand_in = Driver()
+    monkeypatch.setattr(cuda_driver, "_library", lambda: stand_in)
     cuda_driver._primary_context.cache_clear()
-    yield found
+    yield stand_in
     cuda_driver._primary_context.cache_clear()
 
 

@@ -31,9 +31,9 @@ def test_arrays_and_tensors_come_back_as_they_came(tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
     with OnnxRuntimeSession(write_linear(tmp_path), threads=1, max_batch=2) as session:
         np.testing.assert_allclose(session.run(x), x @ WEIGHT, rtol=1e-6)
-        found = session.run(torch.from_numpy(x))
-        assert isinstance(found, torch.Tensor)
-        np.testing.assert_allclose(found.numpy(), x @ WEIGHT, rtol=1e-6)
+        output = session.run(torch.from_numpy(x))
+        assert isinstance(output, torch.Tensor)
+        np.testing.assert_allclose(output.numpy(), x @ WEIGHT, rtol=1e-6)
         about = session.describe()
     assert (about.backend, about.provider, about.precision) == ("onnxruntime", "CPUExecutionProvider", "fp32")
     assert (about.version, about.device, about.detail) == (onnxruntime.__version__, "cpu", "1 threads")

@@ -92,8 +92,8 @@ def test_torch_runs_every_graph_of_a_bundle(bundle: Bundle) -> None:
     for graph in GRAPHS:
         session = open_session(bundle, graph, backend="torch", device="cpu")
         shape = tuple(int(size) for size in session.input.shape[1:])
-        found = session.run(np.zeros((2, *shape), np.float32))
-        assert found.shape[1:] == session.output.shape[1:]
+        output = session.run(np.zeros((2, *shape), np.float32))
+        assert output.shape[1:] == session.output.shape[1:]
         assert session.describe().backend == "torch"
 
 
@@ -101,8 +101,8 @@ def test_pixels_may_go_in_as_they_are_read(bundle: Bundle) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     as_floats = pixels.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
     expected = open_session(bundle, "identity", backend="torch", device="cpu").run(as_floats)
-    found = open_session(bundle, "identity", backend="torch", device="cpu", image_input="uint8").run(pixels)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    output = open_session(bundle, "identity", backend="torch", device="cpu", image_input="uint8").run(pixels)
+    np.testing.assert_allclose(output, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -154,12 +154,12 @@ def test_an_engine_is_built_when_it_is_first_wanted_and_found_the_next_time(
         record = engine_key(artifact, wanted, "99.1.0", "sm_89")
         where.ensure(record, lambda: (fake_tensorrt.plan(2.0), {"layers": []}))
 
-    found = []
+    sessions = []
     for _ in range(2):
         session: Any = open_session(
             bundle, "mapping", backend="tensorrt", device="cuda", cache=cache, prepare=prepare, profile=Profile()
         )
-        found.append(session)
+        sessions.append(session)
         assert session.describe().detail == "batch 1,8,64"
     assert len(built) == 1
     artifact = cache.find_graph(bundle.digest, "mapping", "fp32")
@@ -180,8 +180,8 @@ def test_torch_in_16_bits_stays_near_float32(bundle: Bundle, graph: str, precisi
         open_session(bundle, graph, backend="torch", precision=name, device="cpu") for name in ("fp32", precision)
     )
     x = np.random.default_rng(0).uniform(-1, 1, (2, *map(int, wide.input.shape[1:]))).astype(np.float32)
-    expected, found = wide.run(x), narrow.run(x)
-    assert (found.dtype, narrow.describe().precision) == (np.float32, precision)
-    error = np.abs(found - expected).max() / np.sqrt(np.square(expected).mean())
+    expected, actual = wide.run(x), narrow.run(x)
+    assert (actual.dtype, narrow.describe().precision) == (np.float32, precision)
+    error = np.abs(actual - expected).max() / np.sqrt(np.square(expected).mean())
     # Something is narrower, and not by more than a few dozen roundings of its type.
     assert 0 < error < most

@@ -28,10 +28,10 @@ def test_the_encoders_see_what_the_recipe_says(recipe: PixelRecipe, kind: str) -
     with torch.no_grad():
         expected = attribute_features(attributes, image, recipe)
         adapted = torch.as_tensor(for_attributes(given, recipe, asdict(attributes.config)))
-        found = attributes(adapted)
+        features = attributes(adapted)
         # Only the constants, mean and standard deviation, are float32.
-        torch.testing.assert_close(found.embedding, expected.embedding, rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(found.tokens, expected.tokens, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(features.embedding, expected.embedding, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(features.tokens, expected.tokens, rtol=1e-6, atol=1e-6)
         adapted = torch.as_tensor(for_identity(given, recipe))
         torch.testing.assert_close(identity(adapted), identity_embedding(identity, image, recipe))
 

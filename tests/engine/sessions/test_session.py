@@ -33,9 +33,9 @@ class Doubling(Session):
 def test_a_batch_of_any_size_comes_back_whole_and_in_order(count: int, sizes: list[int], kind: str) -> None:
     values = np.arange(3 * count, dtype=np.float32).reshape(count, 3)
     session = Doubling()
-    found = session.run(values if kind == "array" else torch.from_numpy(values))
-    assert isinstance(found, np.ndarray if kind == "array" else torch.Tensor)
-    np.testing.assert_array_equal(np.asarray(found), values * 2)
+    output = session.run(values if kind == "array" else torch.from_numpy(values))
+    assert isinstance(output, np.ndarray if kind == "array" else torch.Tensor)
+    np.testing.assert_array_equal(np.asarray(output), values * 2)
     assert session.sizes == sizes
 
 

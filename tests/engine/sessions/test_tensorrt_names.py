@@ -60,7 +60,7 @@ MEMBERS = {
 
 def names_asked(module: ModuleType) -> set[str]:
     """Dotted names below `trt` and `self._trt` in a module's source."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         parts: list[str] = []
         part: Any = node
@@ -71,8 +71,8 @@ def names_asked(module: ModuleType) -> set[str]:
             isinstance(part, ast.Attribute) and part.attr == "_trt"
         )
         if parts and root:
-            found.add(".".join(parts))
-    return found
+            names.add(".".join(parts))
+    return names
 
 
 @pytest.mark.parametrize("module", [tensorrt_session, building, inspecting])

@@ -58,12 +58,12 @@ def test_batches_of_changing_sizes_go_through_one_engine_and_are_split_at_its_la
         x = values(count)
         kept.append((session.run(x), x * 3))
     # What was given out does not change when the pinned memory is used again.
-    for found, expected in kept:
-        np.testing.assert_array_equal(found, expected)
+    for output, expected in kept:
+        np.testing.assert_array_equal(output, expected)
     assert trt.runs == [(2, False), (4, False), (1, False), (4, False), (4, False), (1, False)]
-    found = session.run(torch.from_numpy(values(3)))
-    assert isinstance(found, torch.Tensor)
-    np.testing.assert_array_equal(found.numpy(), values(3) * 3)
+    output = session.run(torch.from_numpy(values(3)))
+    assert isinstance(output, torch.Tensor)
+    np.testing.assert_array_equal(output.numpy(), values(3) * 3)
 
 
 def test_a_fixed_size_is_recorded_after_its_first_run_and_replayed(tmp_path: Path) -> None:
@@ -239,24 +239,24 @@ class TensorMemory(HostMemory, TorchMemory):
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What happens on the streams; tensors of the CPU pass for tensors on cuda:0 meanwhile."""
-    found: list[str] = []
+    happened: list[str] = []
     kept: list[torch.Tensor] = []
 
     def record_stream(tensor: torch.Tensor, stream: Stream) -> None:
-        found.append(f"kept for {stream.name}")
+        happened.append(f"kept for {stream.name}")
         kept.append(tensor)
 
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda _: True), raising=False)
     monkeypatch.setattr(torch.Tensor, "get_device", lambda _: 0)
     monkeypatch.setattr(torch, "empty", functools.partial(_empty, torch.empty))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: Stream("theirs", found))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: Stream("theirs", happened))
     monkeypatch.setattr(torch.Tensor, "record_stream", record_stream, raising=False)
-    return found
+    return happened
 
 
 def _empty(real: Any, shape: Any, *, dtype: torch.dtype, device: Any) -> torch.Tensor:
-    found: torch.Tensor = real(shape, dtype=dtype)
-    return found
+    empty: torch.Tensor = real(shape, dtype=dtype)
+    return empty
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -264,10 +264,10 @@ def test_a_tensor_is_read_where_it_lies_and_both_streams_wait(tmp_path: Path, ev
     memory = TensorMemory(events)
     session, _, _ = open_(tmp_path, Profile(1, 2, 4), trt=Module(memory))
     x = torch.from_numpy(values(3))[first:]  # one that begins within another is not aligned
-    found = session.run(x)
+    output = session.run(x)
     memory.synchronise()
     assert events == ["ours waits for theirs", "work", "kept for ours", "kept for theirs", "theirs waits for ours"]
-    np.testing.assert_array_equal(found.numpy(), values(3)[first:] * 3)
+    np.testing.assert_array_equal(output.numpy(), values(3)[first:] * 3)
     assert memory.arrays == {}, "nothing was copied"
 
 
@@ -276,9 +276,9 @@ def test_a_recorded_size_gives_tensors_their_own_results(tmp_path: Path, events:
     memory = TensorMemory(events)
     session, trt, _ = open_(tmp_path, Profile(4, 4, 4), trt=Module(memory, rtx=rtx), rtx=rtx)
     given = [torch.from_numpy(values(4) + number) for number in range(4)]
-    found = [session.run(x) for x in given]
+    outputs = [session.run(x) for x in given]
     memory.synchronise()
-    for x, y in zip(given, found, strict=True):
+    for x, y in zip(given, outputs, strict=True):
         np.testing.assert_array_equal(y.numpy(), x.numpy() * 3)
     # Recordings have the addresses in them, ours and those of TensorRT for RTX.
     assert trt.contexts[0].changes == 3, "the shape and two addresses, set once"

@@ -55,7 +55,7 @@ def test_a_proxy_early_stopping_and_precision_are_announced_recorded_and_kept(or
         with pytest.raises(UserError, match="was begun with other settings"):
             run(originals, "out", demo_path(), limit=2, save_codes=True, **(settings | change))
     # What is delivered is the final code's picture in float32, though the steps were made in bfloat16.
-    generator = Bundle.open(demo_path()).generator()
+    generator = Bundle.open(demo_path()).load("generator")
     for row in rows:
         code = torch.from_numpy(np.load(result.output / str(row.codes)))[None]
         with torch.no_grad():

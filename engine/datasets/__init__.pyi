@@ -1,0 +1,8 @@
+from .folder import find_inputs as find_inputs
+from .folder import left_out as left_out
+from .reader import Reader as Reader
+from .reader import prefetch as prefetch
+from .sample import Sample as Sample
+from .sample import sample_at as sample_at
+
+__all__: list[str]
