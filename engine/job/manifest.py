@@ -202,11 +202,10 @@ class Manifest:
 
     def items(self, state: str | None = None) -> list[ItemRow]:
         """All items, or those of one state, in the order of input and face."""
-        query, arguments = f"select {', '.join(COLUMNS)} from items", ()  # type: tuple[str, tuple[str, ...]]
-        if state is not None:
-            query, arguments = query + " where state = ?", (state,)
+        where = "" if state is None else "where state = ?"
+        query = f"select {', '.join(COLUMNS)} from items {where} order by input, face"
         with _explained(self.path):
-            return [ItemRow(*row) for row in self._connection.execute(query + " order by input, face", arguments)]
+            return [ItemRow(*row) for row in self._connection.execute(query, () if state is None else (state,))]
 
     def has_output(self, name: str) -> bool:
         """Whether an item has that output, small and large Latin letters taken for the same."""
