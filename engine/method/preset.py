@@ -97,7 +97,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-# On the demo bundle (benchmarks/results/stopping-demo.json): 45 % of the steps saved for 15 % more attribute loss.
+# On the demo bundle (benchmarks/results/stopping-demo.json): 38 % of the steps saved for 10 % more attribute loss.
 PRESETS["fast"] = replace(
     PRESETS["falco"], name="fast", stopping=StoppingRule(tolerance=0.02, improvement=0.03, patience=5)
 )
