@@ -54,8 +54,7 @@ def test_an_image_comes_out_the_same_alone_and_in_any_company(stages: Opened) ->
 def test_what_company_changes_is_rounding_and_nothing_else(stages: Opened) -> None:
     """In float64 there is none to speak of, however many steps magnify it."""
     generator, identity, attributes, inverter = (
-        getattr(stages.bundle, role)().double()
-        for role in ("generator", "identity_encoder", "attribute_encoder", "inverter")
+        stages.bundle.load(role).double() for role in ("generator", "identity_encoder", "attribute_encoder", "inverter")
     )
     generator.freeze()
     real, z = images(4).double(), torch.from_numpy(sample_z(3, 0, 4, 16)).double()
