@@ -27,7 +27,7 @@ from faceanon_engine.engine.datasets.sample import sample_at
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.pixels import from_uint8, to_uint8
 from faceanon_engine.engine.method.pool import PoolSpec, sample_z
-from faceanon_engine.engine.method.pool_making import open_or_make_pool
+from faceanon_engine.engine.method.pool_opening import open_or_make_pool
 from faceanon_engine.engine.method.preset import PRESETS
 from faceanon_engine.engine.method.stages import embed_attributes, invert_images
 from faceanon_engine.engine.models.bundle import Bundle, demo_path
@@ -56,9 +56,8 @@ def run(bundle: Bundle, backend: str, precision: str, spec: PoolSpec, images: An
     """Features, codes and neighbours of one case; the pool is made anew."""
     runs, networks = settle(backend, precision, "cpu"), OpenedNetworks(bundle)
     sessions = sessions_of_bundle(bundle, runs, prepare=prepare, networks=networks)
-    more: dict[str, Any] = {"precision": precision, "batch_size": 16}
     with tempfile.TemporaryDirectory() as root:
-        pool = open_or_make_pool(spec, networks, sessions, PRESET, root=Path(root), **more)
+        pool = open_or_make_pool(spec, networks, sessions, PRESET, root=Path(root), batch_size=16)
         features = np.array(pool.embedding(PRESET.pairing_generated, precision))
     batches = [images[first : first + 16] for first in range(0, len(images), 16)]
     attributes = np.concatenate([embed_attributes(sessions, batch, PRESET.pairing_real) for batch in batches])

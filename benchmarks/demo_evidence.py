@@ -30,7 +30,7 @@ from faceanon_engine.demo.training.identity import PlainEncoder
 from faceanon_engine.engine.images.pixels import from_uint8
 from faceanon_engine.engine.method.falco import Falco
 from faceanon_engine.engine.method.pool import PoolSpec
-from faceanon_engine.engine.method.pool_making import open_or_make_pool
+from faceanon_engine.engine.method.pool_opening import open_or_make_pool
 from faceanon_engine.engine.method.preset import Preset, get_preset
 from faceanon_engine.engine.method.stages import embed_identity
 from faceanon_engine.engine.models.bundle import Bundle

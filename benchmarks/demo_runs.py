@@ -70,7 +70,7 @@ class Demo:
         from faceanon_engine.engine.method.compare import real_targets
         from faceanon_engine.engine.method.pairing import NearestNeighbours
         from faceanon_engine.engine.method.pool import PoolSpec
-        from faceanon_engine.engine.method.pool_making import open_or_make_pool
+        from faceanon_engine.engine.method.pool_opening import open_or_make_pool
         from faceanon_engine.engine.method.stages import embed_attributes, invert_images
         from faceanon_engine.engine.method.step import mix_codes
         from faceanon_engine.engine.models.bundle import Bundle, demo_path

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.result import RESULTS, new_result, write
+from faceanon_engine.engine.system.home import home
 from faceanon_engine.kernels.cuda.compile import (
     ARCHITECTURES,
     CompileError,
@@ -26,7 +27,9 @@ from faceanon_engine.kernels.cuda.compile import (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architectures", type=int, nargs="+", default=list(ARCHITECTURES))
-    parser.add_argument("--folder", type=Path, help="where to keep the binaries; default: this user's cache")
+    parser.add_argument(
+        "--folder", type=Path, default=home().kernels, help="where to keep the binaries; default: this user's cache"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--output", type=Path, default=RESULTS / "kernels-compile.json")
     arguments = parser.parse_args()

@@ -33,6 +33,7 @@ from faceanon_engine.engine.method.cuda_graph import capture
 from faceanon_engine.engine.networks import stylegan2
 from faceanon_engine.engine.networks.stylegan2 import Generator, GeneratorConfig
 from faceanon_engine.engine.networks.stylegan2_layers import ModulatedConv
+from faceanon_engine.engine.system.home import home
 from faceanon_engine.kernels.cuda.compile import compile_source, find_nvcc, source_names
 from faceanon_engine.kernels.cuda.launch import CudaLauncher, Launcher
 from faceanon_engine.kernels.fir import blur, upsample
@@ -692,15 +693,15 @@ def main() -> int:
         checked("host", check, launcher, device)
     else:
         first = time.monotonic()
-        launcher = CudaLauncher(torch.device("cuda", torch.cuda.current_device()))
+        launcher = CudaLauncher(torch.device("cuda", torch.cuda.current_device()), home().kernels)
         values["compile_seconds"] = time.monotonic() - first
         if find_nvcc() is not None:
-            binaries = [compile_source(name, [launcher.architecture]) for name in source_names()]
+            binaries = [compile_source(name, [launcher.architecture], folder=home().kernels) for name in source_names()]
             values["registers"] = {
                 use.kernel: use.registers for each in binaries for use in each.uses if not use.kernel.endswith("_any")
             }
             values["spills"] = [use.kernel for each in binaries for use in each.spills]
-        drivers = {"driver": CudaLauncher(launcher.device, pycuda=False)}
+        drivers = {"driver": CudaLauncher(launcher.device, home().kernels, pycuda=False)}
         if launcher.pycuda is not None:
             drivers["pycuda"] = launcher
         for name, each in drivers.items():

@@ -36,17 +36,18 @@ def pool() -> None:
 def create(size: int, as_json: bool, **flags: Any) -> None:
     """Make a pool, or go on with one whose making was interrupted."""
     from faceanon_engine.engine.job import job_settings
-    from faceanon_engine.engine.job.stages import OpenedStages, make_pool
+    from faceanon_engine.engine.job.stages import OpenedStages
     from faceanon_engine.engine.method import PoolSpec
     from faceanon_engine.export.prepare import prepare_for
 
     settings = job_settings("", "", flags)
     messages = error_console()
-    with ProgressObserver(messages) as observer:
-        opened = OpenedStages.open(settings, prepare_for(settings.backend, observer.note))
+    with (
+        ProgressObserver(messages) as observer,
+        OpenedStages.open(settings, prepare_for(settings.backend, observer.note)) as opened,
+    ):
         print_about(messages, opened.about())
-        spec = PoolSpec(opened.bundle.digest, size, settings.truncation, settings.seed)
-        made = make_pool(spec, opened, observer=observer)
+        made = opened.pool(PoolSpec(opened.bundle.digest, size, settings.truncation, settings.seed), observer)
     if as_json:
         print_json({"path": str(made.path), "size": made.size, "digest": made.digest})
     else:

@@ -86,25 +86,18 @@ def pair(
     return _stage(partial(stages.pair, neighbours=neighbours), input, settings, observer)
 
 
-def make_pool(
-    size: int,
-    *,
-    truncation: float = 0.7,
-    seed: int = 0,
-    observer: JobObserver | None = None,
-    **settings: Unpack[StageOptions],
-) -> Pool:
+def make_pool(size: int, *, observer: JobObserver | None = None, **settings: Unpack[PairOptions]) -> Pool:
     """The pool of so many generated faces, opened where it is there, otherwise made or gone on with.
 
-    truncation: psi, above 0, at most 1. Raises UserError for settings, and when the folder cannot be written.
+    truncation, seed: of its faces. Raises UserError for settings, and when the folder cannot be written.
     """
     from faceanon_engine.engine.job import stages
     from faceanon_engine.engine.method import PoolSpec
 
     observer = observer or JobObserver()
-    chosen = job_settings("", "", settings)
-    opened = stages.OpenedStages.open(chosen, _prepare(chosen, observer))
-    return stages.make_pool(PoolSpec(opened.bundle.digest, size, truncation, seed), opened, observer=observer)
+    chosen = job_settings("", "", {**settings, "pool_size": size})
+    with stages.OpenedStages.open(chosen, _prepare(chosen, observer)) as opened:
+        return opened.pool(PoolSpec(opened.bundle.digest, size, chosen.truncation, chosen.seed), observer)
 
 
 def _stage(

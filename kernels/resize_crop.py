@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from faceanon_engine.kernels.cuda.launch import SUFFIX, Launcher, ceil_div, float32, launcher_for, pointer
+from faceanon_engine.kernels.cuda.launch import SUFFIX, Launcher, ceil_div, float32, pointer
 
 _SOURCE = "resize_crop"
 _TILE = (32, 8)  # outputs of a block, as in the source
@@ -141,11 +141,10 @@ def resize_crop(
 
     image [N, 3, H, W], read as float32 -> a [N, 3, size, size] of `dtype` (default: the image's) for every view. The
     gradient goes to the image, once. The tables of a shape are made when it is first met, which must not be while a
-    CUDA graph is captured. `launcher` defaults to the device's own.
+    CUDA graph is captured. Without a `launcher` the definition is computed.
     """
     if not 1 <= len(views) <= 2:
         raise ValueError(f"{len(views)} views: one or two are made at a time")
-    launcher = launcher or launcher_for(image.device)
     dtype = dtype or image.dtype
     if launcher is None or dtype not in SUFFIX or image.dtype not in SUFFIX or image.numel() == 0:
         return tuple(resize_crop_reference(image, view).to(dtype, memory_format=memory_format) for view in views)

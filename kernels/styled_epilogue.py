@@ -105,8 +105,8 @@ def styled_epilogue(
 
     u [N, C, H, W] float32, float16 or bfloat16, channels-last; demodulation [N, C], noise [1, 1, H, W], bias [C],
     next_styles [N, C]. Without an activation there is no gain either. Gradients go to u, demodulation, next_styles,
-    rgb.styles and rgb.skip; the other values are frozen, and no second gradients are given. `launcher` defaults to
-    the device's own.
+    rgb.styles and rgb.skip; the other values are frozen, and no second gradients are given. Without a `launcher` the
+    definition is computed.
     """
     launcher = launcher_of(u, launcher)
     if launcher is None:

@@ -38,7 +38,7 @@ def token_loss(tokens: Tensor, reference: Tensor, *, launcher: Launcher | None =
     """As `token_loss_reference`, by a kernel where there is one for the device and the type of the tokens.
 
     tokens [N, T, C] float32, float16 or bfloat16; reference [N, T, C], a constant, best kept as float32 -> float32
-    [N]. The gradient goes to the tokens, once. `launcher` defaults to the device's own.
+    [N]. The gradient goes to the tokens, once. Without a `launcher` the definition is computed.
     """
     launcher = launcher_of(tokens, launcher)
     if launcher is None:

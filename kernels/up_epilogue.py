@@ -60,7 +60,7 @@ def up_epilogue(
 
     u [N, C, H + 1, W + 1] float32, float16 or bfloat16, channels-last; demodulation [N, C], noise [1, 1, H, W],
     bias [C], next_styles [N, C] -> z [N, C, H, W] of the type of u. Gradients go to u, demodulation and next_styles,
-    once. `launcher` defaults to the device's own.
+    once. Without a `launcher` the definition is computed.
     """
     launcher = launcher_of(u, launcher)
     if launcher is None:

@@ -20,12 +20,14 @@ from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.tables import Arrays, Table, is_table
 from faceanon_engine.engine.method.capacity import images_that_fit
 from faceanon_engine.engine.method.pairing import NearestNeighbours
-from faceanon_engine.engine.method.pool import Pool, PoolSpec, choose_spec, find_pool
+from faceanon_engine.engine.method.pool import Pool, PoolSpec, choose_spec
+from faceanon_engine.engine.method.pool_opening import open_or_make_pool
 from faceanon_engine.engine.method.preset import Preset, get_preset
 from faceanon_engine.engine.method.stages import embed_attributes, embed_identity, invert_images
 from faceanon_engine.engine.models.bundle import Bundle
+from faceanon_engine.engine.models.opened import OpenedNetworks
 from faceanon_engine.engine.sessions.opening import Prepare
-from faceanon_engine.engine.sessions.runs import Runs, Sessions, sessions_of_bundle, settle
+from faceanon_engine.engine.sessions.runs import Sessions, sessions_of_bundle, settle
 
 Compute = Callable[["OpenedStages", Floats], Arrays]
 
@@ -45,32 +47,54 @@ class StageResult:
 
 @dataclass(frozen=True)
 class OpenedStages:
-    """What the stages run with; `prepare` makes what the backend lacks."""
+    """What the stages run with, closed at the end of a `with` block; networks are loaded when they are first needed."""
 
     settings: JobSettings
-    bundle: Bundle
+    networks: OpenedNetworks
     preset: Preset
-    runs: Runs
     sessions: Sessions
-    prepare: Prepare | None
 
     @classmethod
     def open(cls, settings: JobSettings, prepare: Prepare | None = None) -> OpenedStages:
         """Find the bundle and settle what runs it; raises UserError for what is unknown or does not work here.
 
-        Of the settings, those of `StageOptions` count.
+        Of the settings, those of `StageOptions` count. `prepare` makes what the backend lacks.
         """
         bundle, preset = Bundle.open(settings.bundle), get_preset(settings.preset)
         runs = settle(settings.backend, settings.precision, settings.device)
-        return cls(settings, bundle, preset, runs, sessions_of_bundle(bundle, runs, prepare=prepare), prepare)
+        networks = OpenedNetworks(bundle, runs.device)
+        return cls(settings, networks, preset, sessions_of_bundle(bundle, runs, prepare=prepare, networks=networks))
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that runs."""
+        return self.networks.bundle
 
     def about(self) -> dict[str, str]:
         """What really runs, for people."""
+        runs = self.sessions.runs
         return {
-            "device": self.runs.device,
-            **self.runs.about(),
+            "device": runs.device,
+            **runs.about(),
             "bundle": f"{self.bundle.name} ({self.bundle.digest[:12]})",
         }
+
+    def pool(self, spec: PoolSpec, observer: JobObserver | None = None) -> Pool:
+        """The pool of that specification with the features the preset pairs by, made where it is missing."""
+        return open_or_make_pool(
+            spec,
+            self.networks,
+            self.sessions,
+            self.preset,
+            batch_size=self.settings.batch_size,
+            progress=None if observer is None else observer.progress,
+        )
+
+    def __enter__(self) -> OpenedStages:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.sessions.close()
 
 
 def extract(
@@ -88,7 +112,8 @@ def extract(
             "identity_embedding": embed_identity(opened.sessions, images, opened.preset.identity_real),
         }
 
-    return _over_faces(OpenedStages.open(settings, prepare), features, observer)
+    with OpenedStages.open(settings, prepare) as opened:
+        return _over_faces(opened, features, observer)
 
 
 def invert(
@@ -99,7 +124,8 @@ def invert(
     def codes(opened: OpenedStages, images: Floats) -> Arrays:
         return {"w_plus": invert_images(opened.sessions, images)}
 
-    return _over_faces(OpenedStages.open(settings, prepare), codes, observer)
+    with OpenedStages.open(settings, prepare) as opened:
+        return _over_faces(opened, codes, observer)
 
 
 def pair(
@@ -112,49 +138,29 @@ def pair(
     """The nearest generated faces of the input, which is images, or a file that holds what `extract` gave.
 
     neighbour_id int64 [N, neighbours] counts the pool's faces, neighbour_distance float64 [N, neighbours]. The pool is
-    made where it is missing. Raises UserError as `extract`, and when the file is of another bundle.
+    made where it is missing. Raises UserError as `extract`, for a number of neighbours that no pool can have, and when
+    the file is of another bundle.
     """
     size = settings.pool_size
+    if neighbours < 1:
+        raise UserError(f"{neighbours} neighbours were asked for: ask for at least 1")
     if size is not None and neighbours > size:
         raise UserError(f"{neighbours} neighbours were asked for, the pool holds {size}: ask for at most that many")
     observer = observer or JobObserver()
-    opened = OpenedStages.open(settings, prepare)
-    if is_table(settings.input):
-        features = StageResult(_features_in(settings.input, opened))
-        observer.started(opened.about(), 0, 0)
-    else:
-        features = _over_faces(opened, _attributes, observer)
-    table = features.table
-    spec = choose_spec(opened.bundle.digest, size, settings.truncation, settings.seed, inputs=len(table))
-    pool = make_pool(spec, opened, observer=observer)
-    index = NearestNeighbours(pool.embedding(opened.preset.pairing_generated, opened.runs.precision), settings.metric)
-    nearest = index.search(table.arrays["attribute_embedding"], neighbours)
+    with OpenedStages.open(settings, prepare) as opened:
+        if is_table(settings.input):
+            features = StageResult(_features_in(settings.input, opened))
+            observer.started(opened.about(), 0, 0)
+        else:
+            features = _over_faces(opened, _attributes, observer)
+        table = features.table
+        spec = choose_spec(opened.bundle.digest, size, settings.truncation, settings.seed, inputs=len(table))
+        embedding = opened.pool(spec, observer).embedding(
+            opened.preset.pairing_generated, opened.sessions.runs.precision
+        )
+    nearest = NearestNeighbours(embedding, settings.metric).search(table.arrays["attribute_embedding"], neighbours)
     arrays: Arrays = {"neighbour_id": nearest.ids, "neighbour_distance": nearest.distances}
     return StageResult(Table(table.inputs, table.faces, arrays, opened.bundle.digest), features.failures)
-
-
-def make_pool(spec: PoolSpec, opened: OpenedStages, *, observer: JobObserver | None = None) -> Pool:
-    """The pool of that specification with the features the preset pairs by.
-
-    It is made, or completed, where it is missing, which needs Torch.
-    """
-    existing = find_pool(spec, opened.preset.pairing_generated, opened.runs.precision)
-    if existing is not None:
-        return existing
-    from faceanon_engine.engine.method.pool_making import open_or_make_pool
-    from faceanon_engine.engine.models.opened import OpenedNetworks
-
-    networks = OpenedNetworks(opened.bundle, opened.runs.device)
-    with sessions_of_bundle(opened.bundle, opened.runs, prepare=opened.prepare, networks=networks) as sessions:
-        return open_or_make_pool(
-            spec,
-            networks,
-            sessions,
-            opened.preset,
-            precision=opened.runs.precision,
-            batch_size=opened.settings.batch_size,
-            progress=None if observer is None else observer.progress,
-        )
 
 
 def _attributes(opened: OpenedStages, images: Floats) -> Arrays:
@@ -181,7 +187,7 @@ def _over_faces(opened: OpenedStages, compute: Compute, observer: JobObserver | 
     if not samples:
         raise UserError(f"no images in {source}")
     reader = Reader(settings.align, opened.bundle.resolution)
-    size = settings.batch_size or images_that_fit(opened.runs.device)
+    size = settings.batch_size or images_that_fit(opened.sessions.runs.device)
     observer.started(opened.about(), len(samples), 0)
     for note in left_out(source):
         observer.note(note)

@@ -4,7 +4,7 @@ from .pairing import NearestNeighbours as NearestNeighbours
 from .pool import Pool as Pool
 from .pool import PoolSpec as PoolSpec
 from .pool import list_pools as list_pools
-from .pool_making import open_or_make_pool as open_or_make_pool
+from .pool_opening import open_or_make_pool as open_or_make_pool
 from .preset import PRESETS as PRESETS
 from .preset import Preset as Preset
 from .preset import StoppingRule as StoppingRule

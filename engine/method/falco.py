@@ -27,7 +27,7 @@ from faceanon_engine.engine.method.continuous import Finished, Lane, Ticket, mak
 from faceanon_engine.engine.method.cuda_graph import stepper_for
 from faceanon_engine.engine.method.pairing import NearestNeighbours
 from faceanon_engine.engine.method.pool import Pool, PoolSpec
-from faceanon_engine.engine.method.pool_making import open_or_make_pool
+from faceanon_engine.engine.method.pool_opening import open_or_make_pool
 from faceanon_engine.engine.method.preset import Preset
 from faceanon_engine.engine.method.stages import embed_attributes, invert_images, synthesise
 from faceanon_engine.engine.method.step import StepSettings, begin, mix_codes
@@ -37,7 +37,7 @@ from faceanon_engine.engine.networks.precision import Networks, checked_precisio
 from faceanon_engine.engine.sessions.opening import Prepare
 from faceanon_engine.engine.sessions.runs import Runs, Sessions, sessions_of_bundle
 from faceanon_engine.engine.system.progress import Progress
-from faceanon_engine.engine.system.tensors import as_tensor
+from faceanon_engine.engine.system.tensors import as_tensor, is_uint8
 
 PREPARED_TOGETHER = 8
 """How many originals the stages before the optimisation take at once: they are a hundredth of the work."""
@@ -63,10 +63,9 @@ class Falco:
         *,
         margin: float = 0.0,
         metric: Metric = "euclidean",
-        precision: str = "fp32",
         optimise_precision: OptimisePrecision = "fp32",
     ) -> None:
-        """`sessions` run `networks.bundle` in `precision`; the optimisation computes in `optimise_precision`.
+        """`sessions` run the same bundle as `networks`; the optimisation computes in `optimise_precision`.
 
         margin: identity cosine that may remain, 0 to 1. Raises UserError when the pool belongs to another bundle, a
         value is out of range, the device lacks the precision, or the generator has no image of the proxy's side.
@@ -84,7 +83,7 @@ class Falco:
         self.preset = checked_proxy(preset, bundle.resolution)
         self.device = torch.device(networks.device)
         self.settings = StepSettings(self.preset, margin, checked_precision(optimise_precision, self.device))
-        self._index = NearestNeighbours(pool.embedding(preset.pairing_generated, precision), metric)
+        self._index = NearestNeighbours(pool.embedding(preset.pairing_generated, sessions.runs.precision), metric)
 
     @classmethod
     def open(
@@ -107,7 +106,7 @@ class Falco:
         """
         networks = OpenedNetworks(bundle, runs.device)
         sessions = sessions_of_bundle(bundle, runs, prepare=prepare, networks=networks)
-        pool = open_or_make_pool(spec, networks, sessions, preset, precision=runs.precision, progress=progress)
+        pool = open_or_make_pool(spec, networks, sessions, preset, progress=progress)
         return cls(
             networks,
             sessions,
@@ -115,9 +114,12 @@ class Falco:
             preset,
             margin=margin,
             metric=metric,
-            precision=runs.precision,
             optimise_precision=optimise_precision,
         )
+
+    def close(self) -> None:
+        """Close the sessions."""
+        self.sessions.close()
 
     @property
     def resolution(self) -> int:
@@ -187,7 +189,9 @@ class Falco:
 
         `include_intermediates` adds the pictures of the inversion and of the paired fake. `on_step(steps done)`.
         """
-        batch: Any = originals if originals.dtype == np.uint8 else torch.as_tensor(originals)
+        if not len(originals):
+            raise ValueError("there are no originals: give at least one")
+        batch: Any = originals if isinstance(originals, np.ndarray) else torch.as_tensor(originals)
         tell = None if on_step is None else lambda together, steps: on_step(steps)
         groups = list(self.run(batch, self.lanes(len(batch)), tell))
         order = np.argsort([key for keys, _ in groups for key in keys])
@@ -211,7 +215,7 @@ class Falco:
 
     def _on_device(self, images: Any) -> Tensor:
         """Pictures as a float32 tensor [N, 3, S, S] in [-1, 1] on the device; raises ValueError on another shape."""
-        if images.dtype == np.uint8:
+        if is_uint8(images):
             # A quarter of the bytes goes to the device, and the conversion is made there.
             images = from_uint8(as_tensor(images).to(self.device))
         tensor = torch.as_tensor(images, dtype=torch.float32)
@@ -237,11 +241,15 @@ class Falco:
     def _look_at(self, pixels: Tensor) -> tuple[Floats, Targets]:
         """Attribute embeddings [N, E] that originals [N, 3, S, S] are paired by, and what the losses compare with.
 
-        Both come from one pass through the attribute encoder, where the preset shows it the same pixels for both.
+        Both come from one pass through the attribute encoder where they would be the same: where the preset shows it
+        the same pixels for both, and sessions are this very network in float32. Originals are embedded as the pool's
+        faces were, whatever runs the sessions.
         """
         with computing("fp32"):
             targets, embeddings = look_at(*self._full[1:], pixels, self.preset)
-        if self.preset.pairing_real == self.preset.attribute_real:
+        runs = self.sessions.runs
+        shared = (runs.backend, runs.precision) == ("torch", "fp32")
+        if shared and self.preset.pairing_real == self.preset.attribute_real:
             return embeddings.float().cpu().numpy(), targets
         return embed_attributes(self.sessions, pixels, self.preset.pairing_real), targets
 

@@ -17,8 +17,7 @@ import torch
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.pixels import Floats
 from faceanon_engine.engine.method.capacity import steps_that_fit
-from faceanon_engine.engine.method.pool import FORMAT, Pool, PoolSpec, find_pool, sample_z
-from faceanon_engine.engine.method.preset import Preset
+from faceanon_engine.engine.method.pool import FORMAT, Pool, PoolSpec, sample_z
 from faceanon_engine.engine.method.stages import embed_attributes
 from faceanon_engine.engine.networks.recipe import PixelRecipe
 from faceanon_engine.engine.sessions.runs import Sessions
@@ -80,28 +79,20 @@ class ResumableArray:
         self._counter.unlink(missing_ok=True)
 
 
-def open_or_make_pool(
+def make_pool(
     spec: PoolSpec,
     networks: OpenedNetworks,
     sessions: Sessions,
-    preset: Preset,
+    recipe: PixelRecipe,
     *,
-    precision: str = "fp32",
     batch_size: int | None = None,
     progress: Progress | None = None,
     root: Path | None = None,
 ) -> Pool:
-    """The pool of that specification with the features the preset pairs by; it is made, or completed, where missing.
+    """The pool of that specification with features under that recipe, made or completed.
 
-    `precision` is what the sessions compute in. Networks are loaded only where something has to be made. Raises
-    ValueError for a specification of another bundle, UserError when the folder cannot be written.
+    `batch_size` None takes what fits; otherwise as `create_pool`.
     """
-    if spec.bundle != networks.bundle.digest:
-        raise ValueError("the pool's specification names another bundle")
-    recipe = preset.pairing_generated
-    pool = find_pool(spec, recipe, precision, root)
-    if pool is not None:
-        return pool
     generator = networks.generator
 
     def embed(w: Floats) -> Floats:
@@ -109,6 +100,7 @@ def open_or_make_pool(
         return embed_attributes(sessions, sessions.session("synthesis").run(codes), recipe)
 
     size = batch_size or steps_that_fit(generator.config, networks.device, _MOST_PICTURES)
+    precision = sessions.runs.precision
     return create_pool(
         spec, generator, recipe, embed, root=root, batch_size=size, progress=progress, precision=precision
     )

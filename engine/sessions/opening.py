@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from faceanon_engine.engine.choices import BACKENDS, PRECISIONS, Backend, Precision
 from faceanon_engine.engine.errors import UserError
@@ -44,8 +43,10 @@ class Wanted:
     image_input: Literal["float", "uint8"] = "float"
 
 
-Prepare = Callable[["Bundle", Wanted, "EngineCache"], None]
-"""Puts into the cache what is wanted of a bundle: the exporter, which this room may not import, is handed in."""
+class Prepare(Protocol):
+    """Puts into the cache what is wanted of a bundle: the exporter, which this room may not import, is handed in."""
+
+    def __call__(self, bundle: Bundle, wanted: Wanted, cache: EngineCache, /) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -76,11 +76,12 @@ def settle(backend: str, precision: str, device: str) -> Runs:
 class Sessions:
     """The graphs of one set of networks, each opened when it is first needed, and once."""
 
-    def __init__(self, open_graph: OpenGraph, attribute_config: Mapping[str, Any] | None = None) -> None:
-        """`open_graph(name)` opens a session; `attribute_config` is the attribute encoder's, as bundle.json has it.
+    def __init__(self, open_graph: OpenGraph, runs: Runs, attribute_config: Mapping[str, Any] | None = None) -> None:
+        """`open_graph(name)` opens a session of `runs`; `attribute_config` is the encoder's, as bundle.json has it.
 
         Only pixel recipes without normalisation need the configuration.
         """
+        self.runs = runs
         self.attribute_config = attribute_config
         self._open = open_graph
         self._sessions: dict[str, Session] = {}
@@ -134,7 +135,7 @@ def sessions_of_bundle(
             network=networks.of_role(get_graph(graph).role) if networks is not None and shared else None,
         )
 
-    return Sessions(open_graph, bundle.networks["attribute_encoder"]["config"])
+    return Sessions(open_graph, runs, bundle.networks["attribute_encoder"]["config"])
 
 
 def sessions_of_folder(
@@ -160,4 +161,4 @@ def sessions_of_folder(
             raise UserError(f"the graphs in {folder} are of different bundles: export them again")
         return open_artifact(artifact, device=device, threads=threads)
 
-    return Sessions(open_graph, attribute_config)
+    return Sessions(open_graph, Runs("onnxruntime", precision, device), attribute_config)

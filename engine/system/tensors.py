@@ -18,6 +18,11 @@ def is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+def is_uint8(value: Any) -> bool:
+    """Whether an array or a tensor holds bytes."""
+    return str(value.dtype).removeprefix("torch.") == "uint8"
+
+
 def as_array(value: Any) -> npt.NDArray[Any]:
     """An array of an array or of a tensor on any device."""
     return np.asarray(value.detach().cpu().numpy() if is_tensor(value) else value)

@@ -1,7 +1,7 @@
 """CUDA sources to fat binaries by nvcc, kept by what went into them, with what the assembler says of every kernel.
 
-`python -m faceanon_engine.kernels.cuda.compile` builds all of them for all architectures and prints the report;
-`--json FILE` writes it, too.
+`python -m faceanon_engine.kernels.cuda.compile --folder FOLDER` builds all of them for all architectures and prints the
+report; `--json FILE` writes it, too.
 """
 
 from __future__ import annotations
@@ -64,13 +64,6 @@ class FatBinary:
 def source_names() -> tuple[str, ...]:
     """The sources there are, by name, without the suffix."""
     return tuple(sorted(path.stem for path in SOURCES.glob("*.cu")))
-
-
-def default_folder() -> Path:
-    """Where compiled kernels are kept for this user."""
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("faceanon-engine")) / "kernels"
 
 
 def find_nvcc() -> Path | None:
@@ -162,7 +155,7 @@ def compile_source(
     name: str,
     architectures: Sequence[int] = ARCHITECTURES,
     *,
-    folder: Path | None = None,
+    folder: Path,
     nvcc: Path | None = None,
     jobs: int = 1,
 ) -> FatBinary:
@@ -170,7 +163,6 @@ def compile_source(
 
     `jobs` architectures are compiled at a time. Raises CompileError without nvcc or with its message.
     """
-    folder = folder or default_folder()
     nvcc = nvcc or find_nvcc()
     if nvcc is None:
         raise CompileError("nvcc was not found: install the CUDA toolkit, or put its bin folder on the path")
@@ -264,7 +256,7 @@ def summary(binaries: Sequence[FatBinary]) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architectures", type=int, nargs="+", default=list(ARCHITECTURES))
-    parser.add_argument("--folder", type=Path, help="where to keep the binaries; default: this user's cache")
+    parser.add_argument("--folder", type=Path, required=True, help="where to keep the binaries")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path, help="also write the report here")
     options = parser.parse_args(arguments)

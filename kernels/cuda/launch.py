@@ -35,13 +35,15 @@ class Launcher(Protocol):
 class CudaLauncher:
     """Launches on one GPU; each source is compiled or read when it is first used."""
 
-    def __init__(self, device: torch.device, folder: Path | None = None, *, pycuda: bool | None = None) -> None:
-        """`pycuda`: True asks for it, False does without it, None takes it where it can be imported.
+    def __init__(self, device: torch.device, folder: Path, *, pycuda: bool | None = None) -> None:
+        """`folder` is where compiled kernels are kept.
+
+        `pycuda`: True asks for it, False does without it, None takes it where it can be imported.
 
         Raises CompileError when a source is neither compiled nor compilable, DriverError when the driver refuses.
         """
         self.device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
-        self.folder = folder or compiler.default_folder()
+        self.folder = folder
         major, minor = torch.cuda.get_device_capability(self.device)
         self.architecture = 10 * major + minor
         with torch.cuda.device(self.device):
@@ -125,21 +127,21 @@ def _cuda_launcher(index: int, folder: Path) -> CudaLauncher | None:
         return None
 
 
-def launcher_for(device: torch.device, folder: Path | None = None) -> CudaLauncher | None:
+def launcher_for(device: torch.device, folder: Path) -> CudaLauncher | None:
     """What launches kernels on that device; None where the reference is to be computed instead.
 
-    `folder` is where compiled kernels are kept, by default this user's cache.
+    `folder` is where compiled kernels are kept.
     The first call for a GPU compiles what was not compiled before, and warns when that cannot be done.
     """
     if device.type != "cuda" or torch.version.cuda is None:
         return None
     index = torch.cuda.current_device() if device.index is None else device.index
-    return _cuda_launcher(index, folder or compiler.default_folder())
+    return _cuda_launcher(index, folder)
 
 
 def launcher_of(x: Tensor, launcher: Launcher | None) -> Launcher | None:
-    """What runs kernels on these activations, by default the device's; None where the definition is to be computed."""
-    return (launcher or launcher_for(x.device)) if x.dtype in SUFFIX and x.numel() else None
+    """What runs kernels on these activations; None where the definition is to be computed."""
+    return launcher if x.dtype in SUFFIX and x.numel() else None
 
 
 def pointer(tensor: Tensor | None) -> int | None:

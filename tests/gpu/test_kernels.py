@@ -8,6 +8,7 @@ import torch
 from benchmarks.kernels_gpu import IDENTITY, check_graph, check_on_a_stream, resize_case, worst_error
 from faceanon_engine.engine.networks import stylegan2
 from faceanon_engine.engine.networks.stylegan2 import Generator, GeneratorConfig
+from faceanon_engine.engine.system.home import home
 from faceanon_engine.kernels.cuda.driver import DriverError
 from faceanon_engine.kernels.cuda.launch import CudaLauncher
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.gpu
 @pytest.fixture(scope="module", params=["driver", "pycuda"])
 def launcher(request: pytest.FixtureRequest) -> CudaLauncher:
     try:
-        return CudaLauncher(torch.device("cuda", 0), pycuda=request.param == "pycuda")
+        return CudaLauncher(torch.device("cuda", 0), home().kernels, pycuda=request.param == "pycuda")
     except DriverError as error:
         pytest.skip(str(error))
 

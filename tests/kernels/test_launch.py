@@ -276,8 +276,8 @@ def test_without_pycuda_the_driver_launches(monkeypatch: pytest.MonkeyPatch, tmp
         CudaLauncher(launcher.device, tmp_path, pycuda=True)
 
 
-def test_the_cpu_has_no_launcher() -> None:
-    assert launcher_for(torch.device("cpu")) is None
+def test_the_cpu_has_no_launcher(tmp_path: Path) -> None:
+    assert launcher_for(torch.device("cpu"), tmp_path) is None
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: the driver loads")
@@ -289,7 +289,7 @@ def test_without_a_gpu_nothing_is_loaded_at_import() -> None:
             driver(0)
 
 
-def test_a_gpu_without_kernels_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_without_kernels_says_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(_device: torch.device, _folder: Path) -> None:
         raise DriverError("libcuda.so.1 is not there\nand more")
 
@@ -297,8 +297,8 @@ def test_a_gpu_without_kernels_says_so_once(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     launch._cuda_launcher.cache_clear()
     with pytest.warns(UserWarning, match=r"fused kernels are not used.*libcuda\.so\.1 is not there$"):
-        assert launcher_for(torch.device("cuda", 5)) is None
-    assert launcher_for(torch.device("cuda", 5)) is None
+        assert launcher_for(torch.device("cuda", 5), tmp_path) is None
+    assert launcher_for(torch.device("cuda", 5), tmp_path) is None
     launch._cuda_launcher.cache_clear()
 
 

@@ -10,7 +10,8 @@ import torch
 from faceanon_engine.engine.method import stages
 from faceanon_engine.engine.method.pairing import NearestNeighbours, Neighbours
 from faceanon_engine.engine.method.pool import Pool, PoolSpec
-from faceanon_engine.engine.method.pool_making import Embed, open_or_make_pool
+from faceanon_engine.engine.method.pool_making import Embed
+from faceanon_engine.engine.method.pool_opening import open_or_make_pool
 from faceanon_engine.engine.method.preset import PRESETS, Preset
 from faceanon_engine.engine.models.bundle import Bundle
 from faceanon_engine.engine.models.opened import OpenedNetworks

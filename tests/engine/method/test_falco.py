@@ -12,8 +12,10 @@ import torch
 
 from faceanon_engine.engine.images.pixels import from_uint8
 from faceanon_engine.engine.method.falco import Falco
+from faceanon_engine.engine.method.pairing import NearestNeighbours
 from faceanon_engine.engine.method.pool import PoolSpec
 from faceanon_engine.engine.method.preset import PRESETS, Preset
+from faceanon_engine.engine.method.stages import embed_attributes
 from faceanon_engine.engine.models.bundle import Bundle
 from faceanon_engine.engine.models.opened import OpenedNetworks
 from faceanon_engine.engine.networks.vit import AttributeEncoder
@@ -67,6 +69,20 @@ def test_an_original_is_paired_by_the_embedding_that_the_stage_gives(bundle: Bun
     np.testing.assert_allclose(result.neighbour_distance, expected.distances[:, 0], rtol=1e-5)
 
 
+def test_in_16_bits_originals_are_embedded_as_the_pools_faces_were(bundle: Bundle) -> None:
+    """Not by the optimisation's float32 encoder: pairing compares like with like."""
+    sixteen = Runs("torch", "bf16", "cpu")
+    spec, preset = PoolSpec(bundle.digest, 9), short()
+    falco = Falco.open(bundle, sixteen, spec, preset)
+    pixels = from_uint8(originals(4))
+    embeddings = embed_attributes(falco.sessions, pixels, preset.pairing_real)
+    index = NearestNeighbours(falco.pool.embedding(preset.pairing_generated, "bf16"))
+    result = falco.anonymize(pixels)
+    np.testing.assert_array_equal(result.neighbour_distance, index.search(embeddings).distances[:, 0])
+    exact = Falco.open(bundle, RUNS, spec, preset).anonymize(pixels)
+    assert np.abs(result.neighbour_distance - exact.neighbour_distance).max() > 0
+
+
 def test_every_network_is_loaded_once_also_where_the_pool_is_made(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,7 +102,7 @@ def test_every_network_is_loaded_once_also_where_the_pool_is_made(
 def test_bytes_floats_and_tensors_come_to_the_same(bundle: Bundle) -> None:
     falco = Falco.open(bundle, RUNS, PoolSpec(bundle.digest, 6), short())
     pixels = originals(2)
-    given = [pixels, from_uint8(pixels), from_uint8(torch.from_numpy(pixels))]
+    given = [pixels, torch.from_numpy(pixels), from_uint8(pixels), from_uint8(torch.from_numpy(pixels))]
     results = [falco.anonymize(each) for each in given]
     for result in results[1:]:
         np.testing.assert_allclose(result.codes, results[0].codes, atol=1e-4)
@@ -111,6 +127,8 @@ def test_originals_of_another_shape_are_refused(bundle: Bundle) -> None:
     falco = Falco.open(bundle, RUNS, PoolSpec(bundle.digest, 4), short())
     with pytest.raises(ValueError, match=r"expected \[N, 3, 32, 32\]"):
         falco.anonymize(np.zeros((1, 16, 16, 3), np.uint8))
+    with pytest.raises(ValueError, match="at least one"):
+        falco.anonymize(np.zeros((0, 32, 32, 3), np.uint8))
 
 
 def test_opening_loads_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
