@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,12 +43,37 @@ def test_every_name_is_there_and_says_what_it_is() -> None:
         if name == "__version__":
             continue
         assert inspect.getdoc(value), f"{name} has no docstring"
+
+
+def public_functions() -> dict[str, Callable[..., object]]:
+    """The functions that are handed out and the public methods of the classes that are, by their names."""
+    functions: dict[str, Callable[..., object]] = {}
+    for name in faceanon_engine.__all__:
+        value = getattr(faceanon_engine, name)
         if inspect.isfunction(value):
-            missing = [
-                parameter for parameter in inspect.signature(value).parameters.values() if not parameter.annotation
-            ]
-            assert not missing, f"{name} leaves {missing} untyped"
-            assert inspect.signature(value).return_annotation is not inspect.Signature.empty, name
+            functions[name] = value
+        elif inspect.isclass(value):
+            methods = inspect.getmembers(value, lambda member: inspect.isfunction(member) or inspect.ismethod(member))
+            functions |= {
+                f"{name}.{method}": function
+                for method, function in methods
+                if not method.startswith("_") and function.__module__.startswith("faceanon_engine.")
+            }
+    return functions
+
+
+def test_every_parameter_and_return_is_typed() -> None:
+    functions = public_functions()
+    assert {"anonymize", "bench", "Falco.anonymize", "Bundle.open"} <= set(functions)
+    untyped = []
+    for name, function in functions.items():
+        signature = inspect.signature(function)
+        annotations = {each.name: each.annotation for each in signature.parameters.values() if each.name != "self"}
+        annotations["return"] = signature.return_annotation
+        untyped += [
+            f"{name}: {what}" for what, annotation in annotations.items() if annotation is inspect.Signature.empty
+        ]
+    assert not untyped
 
 
 def test_what_the_commands_do_python_does() -> None:
@@ -75,6 +101,16 @@ def test_the_document_shows_names_that_are_there() -> None:
     assert named <= set(faceanon_engine.__all__)
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError):
+def test_an_unknown_name_is_an_attribute_error_that_says_it() -> None:
+    with pytest.raises(AttributeError, match="anonymise"):
         _ = faceanon_engine.anonymise  # type: ignore[attr-defined]
+
+
+def test_nothing_is_loaded_before_it_is_asked_for() -> None:
+    code = (
+        "import sys, faceanon_engine; before = set(sys.modules); faceanon_engine.build;"
+        "rooms = ('faceanon_engine.export.build', 'faceanon_engine.engine.bench.bench', 'torch');"
+        "print([room in before for room in rooms], 'faceanon_engine.export.build' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[False, False, False] True"

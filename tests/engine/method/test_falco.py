@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.pixels import from_uint8
 from faceanon_engine.engine.method.falco import Falco
 from faceanon_engine.engine.method.pairing import NearestNeighbours
-from faceanon_engine.engine.method.pool import PoolSpec
+from faceanon_engine.engine.method.pool import Pool, PoolSpec
 from faceanon_engine.engine.method.preset import PRESETS, Preset
 from faceanon_engine.engine.method.stages import embed_attributes
 from faceanon_engine.engine.models.bundle import Bundle
-from faceanon_engine.engine.models.opened import OpenedNetworks
 from faceanon_engine.engine.networks.vit import AttributeEncoder
 from faceanon_engine.engine.sessions.runs import Runs
 from tests.support.opened import Opened
@@ -131,8 +131,27 @@ def test_originals_of_another_shape_are_refused(bundle: Bundle) -> None:
         falco.anonymize(np.zeros((0, 32, 32, 3), np.uint8))
 
 
-def test_opening_loads_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_with_a_finished_pool_loads_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = PoolSpec(bundle.digest, 4)
+    made = Falco.open(bundle, RUNS, spec, short()).pool
     monkeypatch.setattr(Bundle, "load", lambda *_, **__: pytest.fail("a network was loaded"))
-    networks = OpenedNetworks(bundle)
-    with pytest.raises(pytest.fail.Exception):
-        _ = networks.generator
+    falco = Falco.open(bundle, RUNS, spec, short(), margin=0.5)
+    assert (falco.pool.path, falco.resolution) == (made.path, 32)
+    with pytest.raises(pytest.fail.Exception, match="a network was loaded"):
+        falco.anonymize(originals(1))
+
+
+def test_a_pool_of_another_bundle_is_refused(bundle: Bundle) -> None:
+    opened = Opened(bundle, short())
+    pool = opened.pool(PoolSpec(bundle.digest, 4))
+    other = PoolSpec("b" * 64, 4)
+    with pytest.raises(ValueError, match="names another bundle"):
+        Falco.open(bundle, RUNS, other, short())
+    with pytest.raises(UserError, match="was made by another bundle than 'tiny'"):
+        Falco(opened.networks, opened.sessions, Pool(pool.path, other), short())
+
+
+@pytest.mark.parametrize("margin", [-0.1, 1.1, float("nan")])
+def test_a_margin_that_no_cosine_has_is_refused(bundle: Bundle, margin: float) -> None:
+    with pytest.raises(UserError, match=f"margin {margin} is outside 0 to 1"):
+        Falco.open(bundle, RUNS, PoolSpec(bundle.digest, 4), short(), margin=margin)

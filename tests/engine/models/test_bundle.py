@@ -30,10 +30,6 @@ def test_a_network_comes_back_with_its_weights_frozen(bundle: Bundle, role: str)
     assert sum(value.abs().sum() for value in first.state_dict().values() if value.is_floating_point()) > 0
 
 
-def test_the_digest_is_of_the_content_and_not_of_the_name(tmp_path: Path) -> None:
-    assert write_tiny_bundle(tmp_path / "one").digest == write_tiny_bundle(tmp_path / "two").digest
-
-
 @pytest.mark.parametrize("role", ROLES)
 def test_a_flipped_byte_is_detected(bundle: Bundle, role: str) -> None:
     assert bundle.verify() == []
