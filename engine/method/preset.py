@@ -107,5 +107,5 @@ def get_preset(name: str) -> Preset:
     """The preset of that name; raises UserError naming the known ones."""
     try:
         return PRESETS[name]
-    except KeyError:
+    except (KeyError, TypeError):  # a value that is no text may be one that no dictionary takes
         raise UserError(f"unknown preset {name!r}: use one of {', '.join(sorted(PRESETS))}") from None
