@@ -33,6 +33,7 @@ from faceanon_engine.engine.sessions.graphs import get_graph
 from faceanon_engine.engine.sessions.opening import check_names, open_artifact, why_not
 from faceanon_engine.engine.sessions.tensorrt_session import load_module
 from faceanon_engine.engine.system import Gpu, Observer, OutOfMemory, describe_machine, first_line, gpus, write_atomic
+from faceanon_engine.engine.system.files import failures_explained
 from faceanon_engine.export.prepare import prepare_engine, prepare_graph
 from faceanon_engine.export.tensorrt import architectures
 
@@ -435,7 +436,5 @@ def write_report(path: Path, build: Build) -> None:
         "machine": describe_machine(),
         "built": [asdict(each) for each in build.built],
     }
-    try:
+    with failures_explained(path, "give another --report"):
         write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error}): give another --report") from None

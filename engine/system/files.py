@@ -112,14 +112,14 @@ def refuse_unwritable(path: Path, option: str) -> None:
 
 
 @contextmanager
-def failures_explained(path: Path) -> Iterator[None]:
-    """Turn an OSError of writing `path` into a UserError that names it and the remedy."""
+def failures_explained(path: Path, remedy: str | None = None) -> Iterator[None]:
+    """Turn an OSError of writing `path` into a UserError that names it and the remedy; None chooses it by the error."""
     try:
         yield
     except OSError as error:
-        remedy = "free space, then run the same command again"
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "check the folder's rights, then run the same command again"
+        if remedy is None:
+            first = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the folder's rights"
+            remedy = f"{first}, then run the same command again"
         raise UserError(f"{path} cannot be written ({error.strerror or error}): {remedy}") from None
 
 
