@@ -15,6 +15,9 @@ from faceanon_engine.engine.networks.recipe import PixelRecipe
 
 OutputScaling = Literal["clamp", "stretch"]
 
+DEFAULT_TRUNCATION = 0.7
+"""Psi of the pool of generated faces, whatever the preset."""
+
 
 @dataclass(frozen=True)
 class StoppingRule:

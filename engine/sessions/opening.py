@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from faceanon_engine.engine.choices import BACKENDS, PRECISIONS, Backend, Precision
+from faceanon_engine.engine.choices import BACKENDS, PRECISIONS, Backend, ImageInput, Precision
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.sessions.graphs import Artifact, get_graph, signature
 from faceanon_engine.engine.sessions.session import Profile, Session
@@ -41,7 +41,7 @@ class Wanted:
     device: str
     profile: Profile | None = None
     """Batch sizes of an engine; None takes any that is built, and builds the usual."""
-    image_input: Literal["float", "uint8"] = "float"
+    image_input: ImageInput = "float"
 
 
 Prepare = Callable[["Bundle", Wanted, "EngineCache"], None]
@@ -123,7 +123,7 @@ def open_session(
     precision: str = "fp32",
     device: str = "auto",
     profile: Profile | None = None,
-    image_input: Literal["float", "uint8"] = "float",
+    image_input: ImageInput = "float",
     cache: EngineCache | None = None,
     prepare: Prepare | None = None,
     network: Any = None,
@@ -252,7 +252,7 @@ def _session_of(entry: Any, artifact: Artifact, device: str, cuda_graphs: bool |
 
 
 def _open_torch(
-    bundle: Bundle, graph: str, precision: str, device: str, image_input: Literal["float", "uint8"], network: Any
+    bundle: Bundle, graph: str, precision: str, device: str, image_input: ImageInput, network: Any
 ) -> Session:
     import torch
 
