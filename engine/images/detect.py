@@ -1,6 +1,6 @@
 """Finds faces and five landmarks with CenterFace through ONNX Runtime.
 
-Source: CenterFace (Xu, Yan, Yang, Li, Zhang, 2019). Weights: see `assets/README.md`.
+Source: CenterFace (Xu, Yan, Yang, Li, Zhang, 2019). Weights: see `engine/assets/README.md`.
 """
 
 from __future__ import annotations
