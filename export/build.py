@@ -14,7 +14,7 @@ import numpy as np
 
 from faceanon_engine.engine.bench import Budget, host_probe, measure_interleaved, resident_peak, summarise
 from faceanon_engine.engine.choices import ROLES, ImageInput, Precision
-from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.errors import UserError, refuse_single
 from faceanon_engine.engine.models import Bundle
 from faceanon_engine.engine.sessions import (
     GRAPHS,
@@ -60,6 +60,10 @@ class Request:
     image_input: ImageInput = "float"
     options: EngineOptions = field(default_factory=EngineOptions)
     force: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("networks", "backends", "precisions", "targets"):
+            refuse_single(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -158,8 +162,8 @@ def build(
     output: a folder in place of the user's cache. dry_run: name the items and build nothing. One that cannot be built
     has its error in the answer, and the others are built all the same.
 
-    Raises UserError for unknown names, for a backend asked for that cannot be built for here, for a target that the
-    backend does not have, and for a bundle that is not there.
+    Raises UserError for one name where a list belongs, for unknown names, for a backend asked for that cannot be built
+    for here, for a target that the backend does not have, and for a bundle that is not there.
     """
     request = Request(
         networks=networks,
