@@ -41,6 +41,7 @@ from faceanon_engine.engine.bench.measure import (
     paired_ratio,
 )
 from faceanon_engine.engine.bench.sessions import open_for_bench
+from faceanon_engine.engine.images import from_uint8
 from faceanon_engine.engine.models.bundle import Bundle
 from faceanon_engine.engine.sessions.cache import EngineCache
 from faceanon_engine.export.prepare import prepare
@@ -182,7 +183,7 @@ def saved(model: ModelProto, path: Path) -> Path:
 def people(count: int, first: int, side: int) -> Floats:
     """Pictures of drawn people in [-1, 1], one of each."""
     codes = np.concatenate([sample_person(first + number, 1) for number in range(count)])
-    return (render_codes(codes, side).astype(np.float32).transpose(0, 3, 1, 2) / 127.5 - 1).astype(np.float32)
+    return from_uint8(render_codes(codes, side))
 
 
 def flat(values: Any) -> Floats:

@@ -28,7 +28,7 @@ from faceanon_engine.engine.choices import BACKENDS, PRECISIONS
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.sessions import GRAPHS
 from faceanon_engine.engine.system import Observer
-from faceanon_engine.engine.system.files import refuse_unwritable
+from faceanon_engine.engine.system.files import failures_explained, refuse_unwritable
 
 _USUAL = Budget()
 _LONGEST = 24 * 3600.0
@@ -216,10 +216,8 @@ def bench(
         console = output_console()
         console.print(view(result, console.width), markup=False)
     if output is not None:
-        try:
+        with failures_explained(output, "give another --output"):
             _write(output, result)
-        except OSError as error:
-            raise UserError(f"{output} cannot be written ({error.strerror or error}): give another --output") from None
     return 0 if old is None else _compare(old, result, fail_above, compare_anyway, as_json)
 
 
@@ -288,10 +286,8 @@ def _check_output(path: Path) -> None:
     """Find out before an hour of measuring whether the file can be written; raises UserError."""
     if path.suffix != ".json":
         raise UserError(f"{path} does not end in .json: give --output a name such as bench.json")
-    try:
+    with failures_explained(path, "give another --output"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): give another --output") from None
     refuse_unwritable(path, "--output")
 
 

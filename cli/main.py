@@ -16,9 +16,8 @@ from typing import NoReturn
 
 import click
 
-from faceanon_engine import __version__
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.system import keep_freed_memory
+from faceanon_engine.engine.system import keep_freed_memory, our_version
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(__version__, prog_name="faceanon-engine")
+@click.version_option(our_version(), prog_name="faceanon-engine")
 def cli() -> None:
     """Anonymize data sets of face images: other people's faces, the same attributes."""
 

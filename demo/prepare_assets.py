@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import hashlib
 import json
 import shutil
 from itertools import pairwise
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faceanon_engine.demo.people import FACE_UNITS, MACROS, SHAPES
+from faceanon_engine.engine.system import sha256_of
 
 Array = npt.NDArray[np.float64]
 LOWEST = 4.9  # in decimetres of the base mesh: everything below the shoulders is left out
@@ -108,7 +108,7 @@ def main() -> None:
         units=np.array(units).astype(np.float16),
     )
     shutil.copy(data / "mpfb2" / "LICENSE.md", arguments.assets / "LICENSE.md")
-    print(json.dumps({"bytes": out.stat().st_size, "sha256": hashlib.sha256(out.read_bytes()).hexdigest()}))
+    print(json.dumps({"bytes": out.stat().st_size, "sha256": sha256_of(out)}))
     print(len(used), "vertices,", len(faces), "triangles")
 
 

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 Backend = Literal["torch", "onnxruntime", "tensorrt", "tensorrt-rtx"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
-BackendOrAuto = Literal["auto", "torch", "onnxruntime", "tensorrt", "tensorrt-rtx"]
+BackendOrAuto = Literal["auto", Backend]
 
 Precision = Literal["fp32", "fp16", "bf16"]
 """What the stages without gradients compute in."""
@@ -14,7 +14,6 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 OptimisePrecision = Literal["fp32", "tf32", "fp16", "bf16"]
 """What the optimisation computes in."""
-OPTIMISE_PRECISIONS: tuple[OptimisePrecision, ...] = get_args(OptimisePrecision)
 
 PresetName = Literal["falco", "falco-released", "fast"]
 """The method's named settings, which `method/preset.py` holds."""

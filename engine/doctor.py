@@ -6,13 +6,14 @@ import importlib
 import shutil
 from collections.abc import Callable
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from faceanon_engine.engine.system.cuda_driver import driver_version, gpus
 from faceanon_engine.engine.system.machine import describe_gpus, describe_machine
 from faceanon_engine.engine.system.memory import free_memory
+from faceanon_engine.engine.system.packages import version_of, versions_of
+from faceanon_engine.engine.system.printable import first_line
 
 _PACKAGES = (
     ("torch", "torch"),
@@ -56,9 +57,8 @@ def _package(module: str) -> dict[str, Any]:
     try:
         loaded = importlib.import_module(module)
     except Exception as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        return {"works": False, "reason": line}
-    version = getattr(loaded, "__version__", None) or _attempt(lambda: metadata.version(module.split(".")[0]))
+        return {"works": False, "reason": first_line(error)}
+    version = getattr(loaded, "__version__", None) or version_of(module.split(".")[0])
     return {"works": True, "version": str(version)}
 
 
@@ -165,7 +165,7 @@ def _exporting() -> str:
     reason = why_not_prepared()
     if reason is not None:
         raise RuntimeError(reason)
-    return ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "onnx", "onnxscript"))
+    return ", ".join(f"{name} {version}" for name, version in versions_of(("torch", "onnx", "onnxscript")).items())
 
 
 def _fused_kernels() -> str:
@@ -224,8 +224,7 @@ def _backend(trial: Callable[[], str]) -> dict[str, Any]:
     try:
         return {"works": True, "version": trial()}
     except Exception as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        return {"works": False, "reason": line}
+        return {"works": False, "reason": first_line(error)}
 
 
 def _bundles() -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
-"""The one exception type that is meant for the person at the terminal."""
+"""The one exception type that is meant for the person at the terminal, and a mistake that every list invites."""
 
 from __future__ import annotations
+
+import os
 
 
 class UserError(Exception):
@@ -18,3 +20,9 @@ class InputError(Exception):
         super().__init__(message)
         self.reason = reason
         self.message = message
+
+
+def refuse_single(name: str, value: object) -> None:
+    """Raises UserError for a text or a path alone where several belong: Python would take a text letter by letter."""
+    if isinstance(value, (str, bytes, os.PathLike)):
+        raise UserError(f"{name} is {value!r} alone: give a list, [{value!r}]")

@@ -14,7 +14,7 @@ import numpy as np
 
 from faceanon_engine.engine.bench import Budget, host_probe, measure_interleaved, resident_peak, summarise
 from faceanon_engine.engine.choices import ROLES, ImageInput, Precision
-from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.errors import UserError, refuse_single
 from faceanon_engine.engine.models import Bundle
 from faceanon_engine.engine.sessions import (
     GRAPHS,
@@ -33,6 +33,7 @@ from faceanon_engine.engine.sessions.graphs import get_graph
 from faceanon_engine.engine.sessions.opening import check_names, open_artifact, why_not
 from faceanon_engine.engine.sessions.tensorrt_session import load_module
 from faceanon_engine.engine.system import Gpu, Observer, OutOfMemory, describe_machine, first_line, gpus, write_atomic
+from faceanon_engine.engine.system.files import failures_explained
 from faceanon_engine.export.prepare import prepare_engine, prepare_graph
 from faceanon_engine.export.tensorrt import architectures
 
@@ -59,6 +60,10 @@ class Request:
     image_input: ImageInput = "float"
     options: EngineOptions = field(default_factory=EngineOptions)
     force: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("networks", "backends", "precisions", "targets"):
+            refuse_single(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -157,8 +162,8 @@ def build(
     output: a folder in place of the user's cache. dry_run: name the items and build nothing. One that cannot be built
     has its error in the answer, and the others are built all the same.
 
-    Raises UserError for unknown names, for a backend asked for that cannot be built for here, for a target that the
-    backend does not have, and for a bundle that is not there.
+    Raises UserError for one name where a list belongs, for unknown names, for a backend asked for that cannot be built
+    for here, for a target that the backend does not have, and for a bundle that is not there.
     """
     request = Request(
         networks=networks,
@@ -435,7 +440,5 @@ def write_report(path: Path, build: Build) -> None:
         "machine": describe_machine(),
         "built": [asdict(each) for each in build.built],
     }
-    try:
+    with failures_explained(path, "give another --report"):
         write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error}): give another --report") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import re
@@ -24,7 +23,7 @@ from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.sessions import Artifact
 from faceanon_engine.engine.sessions.graphs import BATCH, TensorSpec, artifact_name, get_graph
 from faceanon_engine.engine.system import first_line, our_version, write_atomic
-from faceanon_engine.engine.system.digests import sha256_of_all
+from faceanon_engine.engine.system.digests import sha256_of_all, sha256_of_chunks
 from faceanon_engine.engine.system.files import atomic_file, staging_folder
 from faceanon_engine.engine.system.packages import OURS, versions_of
 from faceanon_engine.export.precision import to_precision
@@ -372,11 +371,9 @@ def _write(model: ModelProto, path: Path) -> tuple[str, ...]:
     if _weight_bytes(model) <= EXTERNAL_BYTES:
         write_atomic(path, model.SerializeToString(deterministic=True))
         return ()
-    digest = hashlib.sha256()
-    for tensor in model.graph.initializer:
-        digest.update(tensor.raw_data)
+    digest = sha256_of_chunks(tensor.raw_data for tensor in model.graph.initializer)
     # Named by its content: a graph that is there keeps its weights while this one is put in its place.
-    data = f"{path.stem}-{digest.hexdigest()[:16]}.data"
+    data = f"{path.stem}-{digest[:16]}.data"
     with atomic_file(path.parent / data) as temporary, open(temporary, "wb") as stream:
         for tensor in model.graph.initializer:
             if len(tensor.raw_data) < 1024:

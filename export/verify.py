@@ -101,26 +101,16 @@ def verify(
     side = int(bundle.networks["generator"]["config"]["resolution"])
     samples = _pictures(bundle, side) if images is None else _as_float(images)
     inputs = _inputs_of(bundle, artifact, samples)
-    return _verify(artifact, lambda: bundle.load(graph.role), inputs, tolerance)
+    return verify_network(artifact, lambda: bundle.load(graph.role), inputs, tolerance)
 
 
 def verify_network(
     artifact: Artifact,
-    network: nn.Module,
-    inputs: Mapping[str, Array] | None = None,
-    *,
+    load: Callable[[], nn.Module],
+    inputs: Mapping[str, Array],
     tolerance: Tolerance | None = None,
 ) -> Report:
-    """Hold an exported graph against its network, on random inputs unless some are given by kind; see `verify`."""
-    artifact.check()
-    if inputs is None:
-        inputs = {"random": random_inputs(artifact, network, 2)}
-    return _verify(artifact, lambda: network, inputs, tolerance)
-
-
-def _verify(
-    artifact: Artifact, load: Callable[[], nn.Module], inputs: Mapping[str, Array], tolerance: Tolerance | None
-) -> Report:
+    """Hold an exported graph against the network that `load` gives, on inputs by their kind; see `verify`."""
     tolerance = tolerance or tolerance_for(artifact.graph, artifact.precision)
     # The network is let go of before the graph is loaded: of the large ones, one at a time is enough.
     with in_float64(load()) as wide:

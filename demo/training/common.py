@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from faceanon_engine.demo.people import SIZE
 from faceanon_engine.demo.training.dataset import CHUNK
+from faceanon_engine.engine.images import from_uint8
 from faceanon_engine.engine.networks import (
     AttributeEncoderConfig,
     GeneratorConfig,
@@ -76,7 +77,7 @@ class Data:
         rows = np.sort(rows)
         codes = torch.from_numpy(np.asarray(self.codes[rows]))
         images = torch.from_numpy(np.asarray(self.images[rows]))
-        return codes.to(device), images.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return codes.to(device), from_uint8(images.to(device))
 
 
 def parser(description: str | None, *, batch: int) -> argparse.ArgumentParser:

@@ -11,6 +11,7 @@ from faceanon_engine.engine.bench.measure import drift
 from faceanon_engine.engine.bench.plan import SCHEMA, SCHEMA_VERSION
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.system.machine import fingerprint
+from faceanon_engine.engine.system.printable import first_line
 
 _LISTS = ("sessions", "steps", "left_out", "notes")
 
@@ -66,8 +67,9 @@ def read_result(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give a file that 'bench --output' wrote") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is no result of bench ({line}): give a file that 'bench --output' wrote") from None
+        raise UserError(
+            f"{path} is no result of bench ({first_line(error)}): give a file that 'bench --output' wrote"
+        ) from None
     if version != SCHEMA_VERSION:
         raise UserError(f"{path} has schema version {version!r}, this version reads {SCHEMA_VERSION!r}: measure again")
     return dict(content)

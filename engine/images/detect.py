@@ -1,6 +1,6 @@
 """Finds faces and five landmarks with CenterFace through ONNX Runtime.
 
-Source: CenterFace (Xu, Yan, Yang, Li, Zhang, 2019). Weights: see `assets/README.md`.
+Source: CenterFace (Xu, Yan, Yang, Li, Zhang, 2019). Weights: see `engine/assets/README.md`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from PIL import Image
 
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.pixels import Pixels
+from faceanon_engine.engine.system.printable import first_line
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -58,8 +59,9 @@ class FaceDetector:
         try:
             self._session = onnxruntime.InferenceSession(str(_WEIGHTS), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            line = str(error).splitlines()[0]
-            raise UserError(f"the face detector {_WEIGHTS} cannot be opened ({line}): reinstall the package") from None
+            raise UserError(
+                f"the face detector {_WEIGHTS} cannot be opened ({first_line(error)}): reinstall the package"
+            ) from None
         self._input = self._session.get_inputs()[0].name
         self._threshold = threshold
 

@@ -12,7 +12,7 @@ from faceanon_engine.engine.job.folder import (
     fixed_settings,
     recorded_settings,
     refuse_changes,
-    refuse_unwritable,
+    refuse_unwritable_output,
 )
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.workers.falco import FalcoWorker
@@ -43,7 +43,7 @@ class Beginning:
         return {**about, "device": ", ".join(self.devices)} if self.devices else about
 
 
-def begin(settings: JobSettings, make_worker: WorkerFactory | None = None) -> Beginning:
+def begin_job(settings: JobSettings, make_worker: WorkerFactory | None = None) -> Beginning:
     """Check what can be checked without opening networks or reading images; writes nothing.
 
     Raises UserError for inputs that are missing, settings that cannot work here or differ from those with which the job
@@ -58,5 +58,5 @@ def begin(settings: JobSettings, make_worker: WorkerFactory | None = None) -> Be
     worker = make_worker(settings, recorded, len(samples))
     fixed = fixed_settings(settings, worker)
     refuse_changes(settings.output, recorded, fixed)
-    refuse_unwritable(settings.output)
+    refuse_unwritable_output(settings.output)
     return Beginning(settings, samples, devices, make_worker, worker, fixed)

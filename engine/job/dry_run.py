@@ -9,7 +9,7 @@ from faceanon_engine.engine.datasets.folder import left_out
 from faceanon_engine.engine.datasets.reader import Reader, prefetch, thread_count, threads
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError
-from faceanon_engine.engine.job.beginning import WorkerFactory, begin
+from faceanon_engine.engine.job.beginning import WorkerFactory, begin_job
 from faceanon_engine.engine.job.folder import has_manifest, refuse_blocked, refuse_held
 from faceanon_engine.engine.job.listing import Listing, Rows, fail_faces, look_through, plan_faces
 from faceanon_engine.engine.job.manifest import NAME as MANIFEST_NAME
@@ -24,7 +24,7 @@ def plan_job(settings: JobSettings, *, make_worker: WorkerFactory | None = None)
 
     Raises UserError where `run_job` would, and when the bundle's files are damaged; a full disk is not foreseen.
     """
-    beginning = begin(settings, make_worker)
+    beginning = begin_job(settings, make_worker)
     settings = beginning.settings
     refuse_held(settings.output)
     beginning.worker.check()

@@ -108,7 +108,7 @@ def make_folder(output: Path) -> None:
         raise UserError(f"output folder {output} cannot be made: {error.strerror or error}") from None
 
 
-def refuse_unwritable(output: Path) -> None:
+def refuse_unwritable_output(output: Path) -> None:
     """Raise UserError where the folder could not be made, or the job's own files in it not be written."""
     try:
         _try_folder(output)

@@ -144,7 +144,8 @@ class Recorder:
             row
             for finished in self._written
             for row, write in finished
-            if write is None or not (write.cancelled() or write.exception())
+            # Stopped between recording a result and forgetting that it waits, its input may be finished already.
+            if row.input in self._inputs and (write is None or not (write.cancelled() or write.exception()))
         ]
         self._written.clear()
         try:
@@ -190,6 +191,7 @@ class Recorder:
             about.spoiled |= row.state == "failed"
             about.waiting -= 1
             if not about.waiting:
+                del self._inputs[row.input]
                 self._observer.input_finished(row.input, about.spoiled)
 
 

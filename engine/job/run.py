@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from faceanon_engine.engine.datasets.folder import left_out
 from faceanon_engine.engine.datasets.reader import Reader, prefetch, thread_count, threads
 from faceanon_engine.engine.job.batches import Batches
-from faceanon_engine.engine.job.beginning import Beginning, WorkerFactory, begin
+from faceanon_engine.engine.job.beginning import Beginning, WorkerFactory, begin_job
 from faceanon_engine.engine.job.faces import Listed, faces_to_do
 from faceanon_engine.engine.job.folder import find_samples, held, make_folder, refuse_changes, remove_temporaries
 from faceanon_engine.engine.job.listing import Listing, bring_up_to_date, claimed_inputs, shared_names
@@ -45,7 +45,7 @@ def run_job(
     """
     started = time.monotonic()
     observer = observer or JobObserver()
-    beginning = begin(settings, make_worker)
+    beginning = begin_job(settings, make_worker)
     output = settings.output
     make_folder(output)
     with held(output), Manifest.open(output / MANIFEST_NAME) as manifest:

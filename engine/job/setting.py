@@ -73,15 +73,18 @@ class Setting:
             return int(value)
         if self.kind is str and isinstance(value, Path):
             return str(value)
-        if isinstance(value, self.kind) and not (self.kind is int and isinstance(value, bool)):
-            return value
-        expected = _KINDS[self.kind] + (" or auto" if self.may_be_auto else "")
-        raise UserError(f"{self.spelled} is {value!r}, expected {expected}")
+        self._check_kind(value, otherwise="auto")
+        return value
 
     def check(self, value: Any) -> None:
-        """Raises UserError, saying what the setting takes, for an unknown word and for a number outside its range."""
+        """Raises UserError, saying what the setting takes, for a value of another kind, an unknown word, and a number
+        outside its range.
+
+        The value is one that `converted` may have given: a whole number may stand for a number and a path for a text.
+        """
         if value is None and self.optional:
             return
+        self._check_kind(value, otherwise="None")
         if self.choices and value not in self.choices:
             near = difflib.get_close_matches(value, self.choices, n=1)
             advice = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(self.choices)}"
@@ -93,6 +96,14 @@ class Setting:
             raise UserError(f"{self.spelled} {value} is outside {self.least} to {self.most}")
         if self.least is not None and not self.least <= value:
             raise UserError(f"{self.spelled} {value} is too small: give {self.least} or more")
+
+    def _check_kind(self, value: Any, *, otherwise: str) -> None:
+        """otherwise: how None is spelled where the value comes from, for the message."""
+        taken = {float: (float, int), str: (str, Path)}.get(self.kind, self.kind)
+        if isinstance(value, taken) and not (isinstance(value, bool) and self.kind is not bool):
+            return
+        expected = _KINDS[self.kind] + (f" or {otherwise}" if self.may_be_auto else "")
+        raise UserError(f"{self.spelled} is {value!r}, expected {expected}")
 
 
 def settings_in(owner: type) -> dict[str, Setting]:

@@ -21,7 +21,7 @@ from faceanon_engine.engine.choices import (
 )
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job.setting import Setting, setting, settings_in
-from faceanon_engine.engine.method.preset import Preset, get_preset
+from faceanon_engine.engine.method.preset import DEFAULT_TRUNCATION, Preset, get_preset
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class JobSettings:
         least=1,
         chosen="auto",
     )
-    truncation: float = setting(0.7, "Psi of the pool, above 0, at most 1.", above=0, most=1)
+    truncation: float = setting(DEFAULT_TRUNCATION, "Psi of the pool, above 0, at most 1.", above=0, most=1)
     seed: int = setting(0, "Seed of the pool.", least=0, metavar="N")
     contact_sheet: int = setting(
         16,

@@ -1,4 +1,4 @@
-"""The contact sheet of a job: its first results beside their originals. `images/sheet.py` draws it."""
+"""The contact sheet of a job: its first results beside their originals. `engine/images/sheet.py` draws it."""
 
 from __future__ import annotations
 

@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from faceanon_engine.engine.networks.stylegan2 import GeneratorConfig
 
 
+MOST_SLOTS = 32
+"""More images at once fill no GPU better, and results would come late."""
+SHARE_OF_MEMORY = 0.85
+"""What is left is for the stages before the optimisation, and for what the allocator loses between blocks."""
+
+
 def reduced_to_fit(count: int, each: float) -> int:
     """So many images, halved until the memory that is free is expected to hold them at `each` bytes; at least 1."""
     while count > 1 and would_not_fit(each * count):
         count //= 2
     return count
-
-
-MOST_SLOTS = 32
-"""More images at once fill no GPU better, and results would come late."""
-SHARE_OF_MEMORY = 0.85
-"""What is left is for the stages before the optimisation, and for what the allocator loses between blocks."""
 
 
 def images_that_fit(device: str, limit: int = 32) -> int:

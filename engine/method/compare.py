@@ -34,7 +34,7 @@ class Targets:
     tokens: Tensor
 
 
-def look_at(
+def encode_originals(
     identity_encoder: IdentityEncoder, attribute_encoder: AttributeEncoder, images: Tensor, preset: Preset
 ) -> tuple[Targets, Tensor]:
     """What the losses compare with of originals [N, 3, R, R] in [-1, 1], and their attribute embeddings [N, E].
@@ -51,7 +51,7 @@ def real_targets(
     identity_encoder: IdentityEncoder, attribute_encoder: AttributeEncoder, images: Tensor, preset: Preset
 ) -> Targets:
     """What the losses compare with of originals [N, 3, R, R] in [-1, 1]."""
-    return look_at(identity_encoder, attribute_encoder, images, preset)[0]
+    return encode_originals(identity_encoder, attribute_encoder, images, preset)[0]
 
 
 def compare(

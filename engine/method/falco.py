@@ -22,7 +22,7 @@ from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.pixels import Floats, Pixels, from_uint8, to_uint8
 from faceanon_engine.engine.method.anonymized import AnonymizedBatch, Results, joined
 from faceanon_engine.engine.method.capacity import measured_capacity, steps_that_fit
-from faceanon_engine.engine.method.compare import Targets, compare, look_at
+from faceanon_engine.engine.method.compare import Targets, compare, encode_originals
 from faceanon_engine.engine.method.continuous import Finished, Lane, Ticket, make_lanes, optimise_continuously
 from faceanon_engine.engine.method.cuda_graph import stepper_for
 from faceanon_engine.engine.method.pairing import NearestNeighbours
@@ -246,7 +246,7 @@ class Falco:
         faces were, whatever runs the sessions.
         """
         with computing("fp32"):
-            targets, embeddings = look_at(*self._full[1:], pixels, self.preset)
+            targets, embeddings = encode_originals(*self._full[1:], pixels, self.preset)
         runs = self.sessions.runs
         shared = (runs.backend, runs.precision) == ("torch", "fp32")
         if shared and self.preset.pairing_real == self.preset.attribute_real:

@@ -9,29 +9,20 @@ bundle, the truncation, the seed and i alone, so pools of different sizes share 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.method.preset import DEFAULT_TRUNCATION
 from faceanon_engine.engine.networks.recipe import PixelRecipe
 from faceanon_engine.engine.system.digests import sha256_of_values
 from faceanon_engine.engine.system.home import home
 
-if TYPE_CHECKING:
-    pass
-
-logger = logging.getLogger(__name__)
-
 FORMAT = 1
-DEFAULT_TRUNCATION = 0.7
 LARGEST_AUTOMATIC = 60_000
-Embed = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +38,7 @@ class PoolSpec:
         if self.size < 1:
             raise UserError(f"a pool of {self.size} faces cannot be made: give a size of at least 1")
         if not 0 < self.truncation_psi <= 1:
-            raise UserError(f"truncation {self.truncation_psi} is outside (0, 1]: 0.7 is usual")
+            raise UserError(f"truncation {self.truncation_psi} is outside (0, 1]: {DEFAULT_TRUNCATION} is usual")
         if not 0 <= self.seed < 2**64:
             raise UserError(f"seed {self.seed} is outside 0 to 2^64 - 1: give a smaller number")
 

@@ -15,6 +15,9 @@ from faceanon_engine.engine.networks.recipe import PixelRecipe
 
 OutputScaling = Literal["clamp", "stretch"]
 
+DEFAULT_TRUNCATION = 0.7
+"""Psi of the pool of generated faces, whatever the preset."""
+
 
 @dataclass(frozen=True)
 class StoppingRule:
@@ -107,5 +110,5 @@ def get_preset(name: str) -> Preset:
     """The preset of that name; raises UserError naming the known ones."""
     try:
         return PRESETS[name]
-    except KeyError:
+    except (KeyError, TypeError):  # a value that is no text may be one that no dictionary takes
         raise UserError(f"unknown preset {name!r}: use one of {', '.join(sorted(PRESETS))}") from None

@@ -1,7 +1,7 @@
 """One step of the latent-code optimisation for many images at once, in place: what is batched, captured and timed.
 
 Every image has its own entry in every tensor of a `State`: its code, its Adam state, its count of steps, its stopping
-rule. No entry sees another one, so images may come and go between steps. `optimise.py` is the same mathematics written
+rule. No entry sees another one, so images may come and go between steps. `reference.py` is the same mathematics written
 for one batch from beginning to end, and its definition. Nothing here looks at a value on the host, so that a step can
 be captured in a CUDA graph.
 """

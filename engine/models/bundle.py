@@ -22,6 +22,7 @@ from faceanon_engine.engine.choices import ROLES
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.system.digests import sha256_of, sha256_of_values
 from faceanon_engine.engine.system.home import home
+from faceanon_engine.engine.system.printable import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -191,9 +192,9 @@ class Bundle:
             LookupError,
             ArithmeticError,
         ) as error:
-            line = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"{file} does not hold the {role} that bundle.json describes ({line}): check it with 'models verify'"
+                f"{file} does not hold the {role} that bundle.json describes ({first_line(error)}): "
+                "check it with 'models verify'"
             ) from None
         network = network.to(device).eval().requires_grad_(False)
         return network.freeze() if isinstance(network, Generator) else network

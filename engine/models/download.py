@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import tarfile
@@ -19,7 +18,7 @@ from urllib.parse import urlsplit
 
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.models.official import OfficialFile
-from faceanon_engine.engine.system.digests import sha256_of
+from faceanon_engine.engine.system.digests import sha256_of, sha256_of_chunks
 from faceanon_engine.engine.system.locks import locked
 from faceanon_engine.engine.system.progress import Progress
 
@@ -237,7 +236,6 @@ def _continue(url: str, partial: Path, progress: Progress | None, timeout: float
 def _extract(archive: Path, target: Path) -> str:
     """Write the archive's file of the target's name to the target; returns its sha256. Nothing else is unpacked."""
     partial = target.with_name(target.name + ".partial")
-    digest = hashlib.sha256()
     try:
         with tarfile.open(archive) as content:
             for member in content:
@@ -248,15 +246,20 @@ def _extract(archive: Path, target: Path) -> str:
             source = content.extractfile(member)
             assert source is not None
             with _writing(partial), open(partial, "wb") as stream:
-                while block := source.read(_BLOCK):
-                    stream.write(block)
-                    digest.update(block)
+                checksum = sha256_of_chunks(_copied(source, stream))
         os.replace(partial, target)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{archive} is no readable tar archive ({error}): delete it and try again") from None
     finally:
         partial.unlink(missing_ok=True)
-    return digest.hexdigest()
+    return checksum
+
+
+def _copied(source: IO[bytes], target: IO[bytes]) -> Iterator[bytes]:
+    """The blocks of the source, each when it is written to the target."""
+    while block := source.read(_BLOCK):
+        target.write(block)
+        yield block
 
 
 @contextmanager

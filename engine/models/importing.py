@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faceanon_engine.engine.choices import ROLES, StoredDtype
-from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.errors import UserError, refuse_single
 from faceanon_engine.engine.models.bundle import DEMO, MANIFEST, Bundle
 from faceanon_engine.engine.models.checkpoints.reading import read_checkpoint
 from faceanon_engine.engine.models.official import OFFICIAL
@@ -48,9 +48,11 @@ def import_bundle(
     published; like the addresses it is kept in the bundle. force: replace a bundle of that name. `observer` is told of
     each file that is read.
 
-    Raises UserError when the name cannot be one, when there is such a bundle, when a file is damaged, unknown or not
-    named in `files`, when a network is missing or held by several files, and when the bundle cannot be written.
+    Raises UserError when `files` is one file and no list, when the name cannot be one, when there is such a bundle,
+    when a file is damaged, unknown or not named in `files`, when a network is missing or held by several files, and
+    when the bundle cannot be written.
     """
+    refuse_single("files", files)
     paths = [Path(file) for file in files]
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name == DEMO:
         raise UserError(f"{name!r} cannot name a bundle: use letters, digits, '-', '.' and '_', and not {DEMO!r}")

@@ -12,7 +12,6 @@ as good as missing and is made again. Records are written last, both atomically.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import re
@@ -27,7 +26,7 @@ from faceanon_engine.engine.choices import ImageInput, Precision
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.sessions.engine_key import EngineKey, key_of, preference, runs_on, runs_with
 from faceanon_engine.engine.sessions.graphs import Artifact, artifact_name
-from faceanon_engine.engine.system.digests import sha256_of
+from faceanon_engine.engine.system.digests import sha256_of, sha256_of_chunks
 from faceanon_engine.engine.system.files import write_atomic
 from faceanon_engine.engine.system.home import home
 from faceanon_engine.engine.system.locks import locked
@@ -184,7 +183,7 @@ class EngineCache:
             "format": FORMAT,
             "key": asdict(key),
             "file": path.name,
-            "sha256": hashlib.sha256(plan).hexdigest(),
+            "sha256": sha256_of_chunks([plan]),
             "bytes": plan.nbytes,
             "details": details,
         }

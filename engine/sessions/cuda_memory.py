@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.system.cuda_driver import CapturedWork, call, working_on
+from faceanon_engine.engine.system.printable import first_line
 
 Array = npt.NDArray[Any]
 
@@ -119,7 +120,7 @@ class PyCudaMemory:
             import pycuda.driver as cuda  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise UserError(
-                f"PyCUDA cannot be loaded ({(str(error).splitlines() or [''])[0]}): pip install pycuda, which an "
+                f"PyCUDA cannot be loaded ({first_line(error)}): pip install pycuda, which an "
                 "engine needs in a program without Torch"
             ) from None
         cuda.init()

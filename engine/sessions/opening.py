@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from faceanon_engine.engine.choices import BACKENDS, PRECISIONS, Backend, Precision
+from faceanon_engine.engine.choices import BACKENDS, PRECISIONS, Backend, ImageInput, Precision
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.sessions.graphs import Artifact, get_graph, signature
 from faceanon_engine.engine.sessions.session import Profile, Session
@@ -40,7 +40,7 @@ class Wanted:
     device: str
     profile: Profile | None = None
     """Batch sizes of an engine; None takes any that is built, and builds the usual."""
-    image_input: Literal["float", "uint8"] = "float"
+    image_input: ImageInput = "float"
 
 
 class Prepare(Protocol):
@@ -124,7 +124,7 @@ def open_session(
     precision: str = "fp32",
     device: str = "auto",
     profile: Profile | None = None,
-    image_input: Literal["float", "uint8"] = "float",
+    image_input: ImageInput = "float",
     cache: EngineCache | None = None,
     prepare: Prepare | None = None,
     network: Any = None,
@@ -253,7 +253,7 @@ def _session_of(entry: Any, artifact: Artifact, device: str, cuda_graphs: bool |
 
 
 def _open_torch(
-    bundle: Bundle, graph: str, precision: str, device: str, image_input: Literal["float", "uint8"], network: Any
+    bundle: Bundle, graph: str, precision: str, device: str, image_input: ImageInput, network: Any
 ) -> Session:
     import torch
 

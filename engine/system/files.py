@@ -42,6 +42,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """A new empty folder beside `path` to fill; it takes the place of what is at `path` when the block ends.
 
     When the block raises, it is deleted and what was at `path` stays. Folders above are made. Raises OSError.
+
+    No system renames a folder over a full one, so there are two renames. A process that is killed outright between
+    them, which can restore nothing, leaves nothing at `path`, and both folders whole beside it under hidden names:
+    what was there as `.NAME-*/old`, the new one as `.NAME-*`.
     """
     with staging_folder(path) as temporary:
         yield temporary
@@ -68,11 +72,13 @@ def _replace_folder(new: Path, path: Path) -> None:
         os.replace(new, path)
         return
     with staging_folder(path) as aside:
-        os.replace(path, aside / "old")
+        old = aside / "old"
         try:
+            os.replace(path, old)
             os.replace(new, path)
-        except OSError:
-            os.replace(aside / "old", path)
+        except BaseException:  # Ctrl-C, too, which may come between the two or just after one of them
+            if os.path.lexists(old) and not os.path.lexists(path):
+                os.replace(old, path)
             raise
 
 
@@ -106,14 +112,14 @@ def refuse_unwritable(path: Path, option: str) -> None:
 
 
 @contextmanager
-def failures_explained(path: Path) -> Iterator[None]:
-    """Turn an OSError of writing `path` into a UserError that names it and the remedy."""
+def failures_explained(path: Path, remedy: str | None = None) -> Iterator[None]:
+    """Turn an OSError of writing `path` into a UserError that names it and the remedy; None chooses it by the error."""
     try:
         yield
     except OSError as error:
-        remedy = "free space, then run the same command again"
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "check the folder's rights, then run the same command again"
+        if remedy is None:
+            first = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the folder's rights"
+            remedy = f"{first}, then run the same command again"
         raise UserError(f"{path} cannot be written ({error.strerror or error}): {remedy}") from None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from faceanon_engine.engine.system.cores import cpu_model, usable_cores
 from faceanon_engine.engine.system.cuda_driver import gpus
-from faceanon_engine.engine.system.packages import versions_of
+from faceanon_engine.engine.system.packages import our_version, versions_of
 
 # Distributions whose version changes a figure; those that are not installed are left out.
 _PACKAGES = (
@@ -47,8 +47,6 @@ def describe_machine() -> dict[str, Any]:
     """
     import psutil
 
-    from faceanon_engine import __version__
-
     torch = _torch()
     return {
         "cpu": {
@@ -63,7 +61,7 @@ def describe_machine() -> dict[str, Any]:
         "driver": _driver(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
-        "faceanon_engine": __version__,
+        "faceanon_engine": our_version(),
         "versions": versions_of(_PACKAGES),
         "cuda": torch.version.cuda if torch else None,
         "cudnn": torch.backends.cudnn.version() if torch and torch.cuda.is_available() else None,

@@ -21,6 +21,9 @@ def readable(relative: PurePath) -> str:
     return relative.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, its type where there is none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def first_line(error: BaseException, message: str | None = None) -> str:
+    """The first line of an error's message, its type where there is none.
+
+    message: the part of it that matters, where not all of it does.
+    """
+    return ((str(error) if message is None else message).splitlines() or [type(error).__name__])[0]

@@ -70,3 +70,10 @@ def test_names_are_checked_before_the_bundle(tmp_path: Path) -> None:
         build(tmp_path / "none", networks=["eyes"])
     with pytest.raises(UserError, match="no bundle"):
         build(tmp_path / "none", backends=["onnxruntime"])
+
+
+@pytest.mark.parametrize("name", ["networks", "backends", "precisions", "targets"])
+def test_one_name_is_no_list_of_its_letters(name: str) -> None:
+    values: dict[str, Any] = {name: "fp32"}
+    with pytest.raises(UserError, match=rf"{name} is 'fp32' alone: give a list, \['fp32'\]"):
+        build(**values)

@@ -15,7 +15,7 @@ import torch
 from faceanon_engine.engine.networks.build import build
 from faceanon_engine.engine.sessions.graphs import Artifact
 from faceanon_engine.export.onnx_export import staged, trace
-from faceanon_engine.export.verify import verify_network
+from faceanon_engine.export.verify import random_inputs, verify_network
 from faceanon_engine.export.wrappers import run_network
 
 pytestmark = pytest.mark.slow
@@ -56,7 +56,7 @@ def test_encoders_hold_their_tolerance(network: Any, graph: str, tmp_path: Path)
     with staged(traced, precision, tmp_path, keep=False) as staging:
         del traced
         assert staging.artifact.data, "their weights are large"
-        verify_network(staging.artifact, network, {"random": random_image()})
+        verify_network(staging.artifact, lambda: network, {"random": random_image()})
 
 
 @pytest.mark.parametrize("network", ["generator"], indirect=True)
@@ -76,4 +76,4 @@ def test_the_generator_agrees_with_torch(network: Any, tmp_path: Path) -> None:
         assert np.abs(found - expected).max() / scale < limit
     mapping = trace(network, "mapping")
     with staged(mapping, "fp16", tmp_path, keep=False) as staging:
-        verify_network(staging.artifact, network)
+        verify_network(staging.artifact, lambda: network, {"random": random_inputs(staging.artifact, network, 2)})

@@ -9,7 +9,7 @@ from torch import nn
 from faceanon_engine.engine.choices import Precision
 from faceanon_engine.engine.sessions.graphs import Artifact
 from faceanon_engine.export.onnx_export import staged, trace
-from faceanon_engine.export.verify import verify_network
+from faceanon_engine.export.verify import random_inputs, verify_network
 
 
 def export_network(
@@ -20,4 +20,8 @@ def export_network(
     with staged(traced, precision, folder, keep=False) as staging:
         del traced
         artifact = staging.artifact
-        return staging.publish(verify_network(artifact, network).artifact if check else artifact)
+        if check:
+            artifact.check()
+            inputs = {"random": random_inputs(artifact, network, 2)}
+            artifact = verify_network(artifact, lambda: network, inputs).artifact
+        return staging.publish(artifact)

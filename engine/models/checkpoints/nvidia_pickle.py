@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.system.printable import first_line
 
 
 class _Attributes(dict[str, Any]):
@@ -124,8 +125,7 @@ def read_nvidia_pickle(path: Path) -> dict[str, Tensor]:
             f"{path} asks for {error}, which is neither a tensor nor a plain container: refused, nothing of it was run"
         ) from None
     except Exception as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is not a readable checkpoint ({line}): download it again") from None
+        raise UserError(f"{path} is not a readable checkpoint ({first_line(error)}): download it again") from None
     network = content.get("G_ema") if isinstance(content, dict) else None
     if not isinstance(network, dict):
         raise UserError(f"{path} is a pickle without 'G_ema': give a generator of StyleGAN2-ADA or StyleGAN3's release")

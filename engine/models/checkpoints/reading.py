@@ -19,6 +19,7 @@ from faceanon_engine.engine.models.checkpoints.encoders import from_arcface, fro
 from faceanon_engine.engine.models.checkpoints.generators import from_genforce, from_nvidia, from_rosinality
 from faceanon_engine.engine.models.checkpoints.nvidia_pickle import read_nvidia_pickle
 from faceanon_engine.engine.networks.build import build
+from faceanon_engine.engine.system.printable import first_line
 
 _KNOWN = "a StyleGAN2 generator (GenForce, rosinality or NVIDIA), e4e, ArcFace IR-SE, or a CLIP/FaRL vision transformer"
 # What torch.save of old wrote first; NVIDIA's pickles start with something else.
@@ -81,7 +82,7 @@ def _load(path: Path, start: bytes) -> Mapping[str, Any]:
             ) from None
         # What comes before is advice to load the file without this check.
         text = text.rpartition("WeightsUnpickler error:")[2].strip()
-        line = (text.splitlines() or [type(error).__name__])[0]
+        line = first_line(error, text)
         raise UserError(f"{path} is not a readable checkpoint ({line[:160]}): expected {_KNOWN}") from None
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint: expected {_KNOWN}")

@@ -276,3 +276,16 @@ def test_stopped_twice_over_what_is_recorded_stays_so(
     recording.stop()
     assert items(settings, "done") == [before]
     assert observer.finished == [("one.png", False)]
+
+
+def test_an_input_that_is_finished_is_forgotten(
+    settings: JobSettings, recorder: Callable[[JobObserver], Recorder]
+) -> None:
+    """What a recorder holds does not grow with the data set."""
+    recording = recorder(Told())
+    first = [pending(settings, "two.png"), pending(settings, "one.png")]
+    recording.write(first, results(settings, first))
+    recording.record_written(wait=True)
+    assert list(recording._inputs) == ["two.png"], "its second face is still to come"
+    recording.fail(pending(settings, "two.png", 1), "unexpected", "it broke")
+    assert not recording._inputs

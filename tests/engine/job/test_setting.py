@@ -99,6 +99,27 @@ def test_a_value_of_another_kind_is_refused(name: str, value: Any, message: str)
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
+        ("gloss", "half", "gloss is 'half', expected a whole number"),
+        ("gloss", None, "gloss is None, expected a whole number"),
+        ("gloss", True, "gloss is True, expected a whole number"),
+        ("gloss", 1.0, "gloss is 1.0, expected a whole number"),
+        ("coats", "auto", "coats is 'auto', expected a whole number or None"),
+        ("thickness", "x", "thickness is 'x', expected a number"),
+        ("frame_colour", 3, "frame-colour is 3, expected a text"),
+        ("colour", ["red"], "colour is ['red'], expected a text"),
+        ("title", 5, "title is 5, expected a text"),
+        ("signed", 1, "signed is 1, expected true or false"),
+    ],
+)
+def test_a_check_refuses_another_kind_before_it_compares(name: str, value: Any, message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        SETTINGS[name].check(value)
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
         ("frame_colour", "gren", "unknown frame-colour 'gren': did you mean 'green'?"),
         ("colour", "blue", "unknown colour 'blue': use one of red, green"),
         ("coats", 0, "coats 0 is too small: give 1 or more"),
@@ -117,7 +138,18 @@ def test_a_value_outside_is_refused(name: str, value: Any, message: str) -> None
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("frame_colour", None), ("colour", "green"), ("coats", 1), ("gloss", 0), ("gloss", 100), ("thickness", 2.0)],
+    [
+        ("frame_colour", None),
+        ("colour", "green"),
+        ("coats", 1),
+        ("gloss", 0),
+        ("gloss", 100),
+        ("thickness", 2.0),
+        ("thickness", 1),
+        ("title", Path("a/b")),
+        ("title", "a"),
+        ("signed", True),
+    ],
 )
-def test_the_ends_of_a_range_are_inside(name: str, value: Any) -> None:
+def test_what_can_work_passes_the_ends_of_a_range_included(name: str, value: Any) -> None:
     SETTINGS[name].check(value)

@@ -111,3 +111,10 @@ def test_a_value_that_cannot_work_is_refused_by_name(values: dict[str, Any]) -> 
 def test_a_byte_order_mark_does_not_matter(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     assert read_config(tmp_path / name) == {"steps": 3}
+
+
+@pytest.mark.parametrize("name", list(SETTINGS))
+def test_settings_made_directly_refuse_another_kind_by_name(name: str) -> None:
+    for wrong in ({}, 1j):
+        with pytest.raises(UserError, match=name.replace("_", "-")):
+            JobSettings(Path("in"), Path("out"), **{name: wrong})

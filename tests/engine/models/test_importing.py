@@ -104,3 +104,9 @@ def test_a_role_that_no_file_holds_is_named(checkpoints: list[str]) -> None:
     assert str(raised.value) == f"--role generator={encoders[0]}: none of the files holds a generator"
     with pytest.raises(UserError, match="lacks inverter"):
         import_bundle([*encoders[1:], gan], "mine")
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_file_is_no_list_of_its_letters(kind: type[str | Path], checkpoints: list[str]) -> None:
+    with pytest.raises(UserError, match=r"files is .*e4e.* alone: give a list"):
+        import_bundle(kind(checkpoints[0]), "mine")  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from faceanon_engine.engine.system.digests import _BLOCK, sha256_of, sha256_of_all, sha256_of_values
+from faceanon_engine.engine.system.digests import _BLOCK, sha256_of, sha256_of_all, sha256_of_chunks, sha256_of_values
 
 
 @pytest.mark.parametrize("size", [0, 1, _BLOCK, 2 * _BLOCK + 7])
@@ -35,3 +35,13 @@ def test_values_are_digested_whatever_the_order_of_their_keys() -> None:
     assert sha256_of_values({"b": [1, 2], "a": None}) == hashlib.sha256(b'{"a": null, "b": [1, 2]}').hexdigest()
     assert sha256_of_values({"a": None, "b": [1, 2]}) == sha256_of_values({"b": (1, 2), "a": None})
     assert sha256_of_values({"a": None, "b": [2, 1]}) != sha256_of_values({"a": None, "b": [1, 2]})
+
+
+def test_files_and_chunks_of_the_same_bytes_have_one_checksum(tmp_path: Path) -> None:
+    parts = [bytes(range(256)) * 5000, b"", b"the end"]
+    files = [tmp_path / str(number) for number in range(len(parts))]
+    for file, part in zip(files, parts, strict=True):
+        file.write_bytes(part)
+    expected = hashlib.sha256(b"".join(parts)).hexdigest()
+    assert sha256_of_chunks(iter(parts)) == sha256_of_chunks([memoryview(b"".join(parts))]) == expected
+    assert sha256_of(*files) == sha256_of_all(iter(files)) == expected

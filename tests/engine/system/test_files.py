@@ -94,6 +94,29 @@ def test_a_folder_takes_the_place_of_another_as_a_whole(tmp_path: Path) -> None:
     assert os.listdir(target.parent) == ["out"]
 
 
+@pytest.mark.parametrize("renamed", [0, 1, 2])
+def test_an_interrupt_between_the_renames_of_a_folder_loses_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: int
+) -> None:
+    target, rename, seen = tmp_path / "out", os.replace, []
+    with atomic_folder(target) as temporary:
+        (temporary / "first").touch()
+
+    def interrupted(source: Path, place: Path) -> None:
+        seen.append(place)
+        if len(seen) == renamed + 1:
+            raise KeyboardInterrupt
+        rename(source, place)
+        if len(seen) == renamed == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(target) as temporary:
+        (temporary / "second").touch()
+    assert os.listdir(target) == ["second" if renamed == 2 else "first"]
+    assert os.listdir(tmp_path) == ["out"]
+
+
 def test_what_is_ready_leaves_the_staging_folder_and_the_rest_vanishes(tmp_path: Path) -> None:
     with staging_folder(tmp_path / "deep" / "graph") as staging:
         assert staging.parent == tmp_path / "deep"
