@@ -75,7 +75,6 @@ class Demo:
         from faceanon_engine.engine.method.step import mix_codes
         from faceanon_engine.engine.models.bundle import Bundle, demo_path
         from faceanon_engine.engine.models.opened import OpenedNetworks
-        from faceanon_engine.engine.networks.precision import Networks
         from faceanon_engine.engine.sessions.runs import sessions_of_bundle, settle
         from faceanon_engine.engine.system.devices import resolve_for_torch
 
@@ -91,7 +90,7 @@ class Demo:
         self.preset = preset
         self.bundle = bundle
         self.device = torch.device(runs.device)
-        self.networks = Networks(opened.generator, opened.identity_encoder, opened.attribute_encoder)
+        self.networks = opened.for_steps
         originals = from_uint8(torch.tensor(pixels)).to(self.device)
         index = NearestNeighbours(pool.embedding(preset.pairing_generated))
         neighbours = index.search(embed_attributes(sessions, originals, preset.pairing_real))

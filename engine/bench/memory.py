@@ -17,9 +17,10 @@ from faceanon_engine.engine.bench.inputs import make_inputs
 from faceanon_engine.engine.bench.measure import resident, resident_peak
 from faceanon_engine.engine.bench.plan import Opener, Plan
 from faceanon_engine.engine.bench.sessions import cases_of, open_for_bench
-from faceanon_engine.engine.bench.step import StepRun, step_networks
+from faceanon_engine.engine.bench.step import StepRun
 from faceanon_engine.engine.choices import Precision
 from faceanon_engine.engine.method.preset import Preset
+from faceanon_engine.engine.models.opened import OpenedNetworks
 from faceanon_engine.engine.system.progress import Progress
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def step_memory(
     return _peaks(
         device,
         batches,
-        lambda: step_networks(bundle, device),
+        lambda: OpenedNetworks(bundle, device).for_steps,
         lambda networks, batch: StepRun(
             bundle, preset, batch, device, seed, precision=precision, networks=networks
         ).run(2),

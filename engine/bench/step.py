@@ -13,6 +13,7 @@ from faceanon_engine.engine.bench.plan import Plan, Turns
 from faceanon_engine.engine.choices import Precision
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.method.preset import Preset
+from faceanon_engine.engine.models.opened import OpenedNetworks
 from faceanon_engine.engine.system.memory import would_not_fit
 from faceanon_engine.engine.system.progress import Progress
 
@@ -99,7 +100,7 @@ class StepRun:
 
         self.batch = batch
         self._device = torch.device(device)
-        full = networks or step_networks(bundle, device)
+        full = networks or OpenedNetworks(bundle, device).for_steps
         self.settings = StepSettings(preset, precision=checked_precision(precision, self._device))
         self.networks = lowered(full, self.settings.precision)
         images = torch.from_numpy(make_inputs(bundle, "identity", batch, seed)).to(self._device)
@@ -189,15 +190,6 @@ def step_parts(marks: Mapping[str, Any]) -> Parts:
     return parts
 
 
-def step_networks(bundle: Bundle, device: str) -> Networks:
-    """Generator, identity encoder and attribute encoder of the bundle, on the device."""
-    from faceanon_engine.engine.models.opened import OpenedNetworks
-    from faceanon_engine.engine.networks.precision import Networks
-
-    opened = OpenedNetworks(bundle, device)
-    return Networks(opened.generator, opened.identity_encoder, opened.attribute_encoder)
-
-
 def take_steps(
     runs: Mapping[Key, Callable[[int], list[Parts]]],
     budget: Budget,
@@ -236,7 +228,7 @@ def measure_steps(
     bundle: Bundle, plan: Plan, missing: list[dict[str, Any]], progress: Progress
 ) -> list[dict[str, Any]]:
     """Entries of the result for the optimisation, by rising batch size; what does not fit is added to `missing`."""
-    networks = step_networks(bundle, plan.device)
+    networks = OpenedNetworks(bundle, plan.device).for_steps
     runs: dict[tuple[int, Precision], StepRun] = {}
     for precision in plan.precisions:
         needed = 0.0

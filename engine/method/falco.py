@@ -128,8 +128,7 @@ class Falco:
 
     @cached_property
     def _full(self) -> Networks:
-        opened = self.networks
-        return Networks(opened.generator, opened.identity_encoder, opened.attribute_encoder)
+        return self.networks.for_steps
 
     @cached_property
     def step_networks(self) -> Networks:

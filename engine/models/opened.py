@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from faceanon_engine.engine.networks.e4e import Inverter
     from faceanon_engine.engine.networks.irse import IdentityEncoder
+    from faceanon_engine.engine.networks.precision import Networks
     from faceanon_engine.engine.networks.stylegan2 import Generator
     from faceanon_engine.engine.networks.vit import AttributeEncoder
 
@@ -43,6 +44,13 @@ class OpenedNetworks:
     def attribute_encoder(self) -> AttributeEncoder:
         encoder: AttributeEncoder = self.bundle.load("attribute_encoder", self.device)
         return encoder
+
+    @property
+    def for_steps(self) -> Networks:
+        """The three networks that a step of the optimisation runs."""
+        from faceanon_engine.engine.networks.precision import Networks
+
+        return Networks(self.generator, self.identity_encoder, self.attribute_encoder)
 
     def of_role(self, role: str) -> nn.Module:
         """The network of that role."""

@@ -32,7 +32,7 @@ class Opened:
     @property
     def three(self) -> Networks:
         """The networks that a step runs."""
-        return Networks(self.networks.generator, self.networks.identity_encoder, self.networks.attribute_encoder)
+        return self.networks.for_steps
 
     def embed_attributes(self, images: Any) -> np.ndarray:
         return stages.embed_attributes(self.sessions, images, self.preset.pairing_real)
