@@ -1,4 +1,4 @@
-"""The one exception type that is meant for the person at the terminal, and a mistake that every list invites."""
+"""What people are told: mistakes that they can mend, and inputs that cannot be used."""
 
 from __future__ import annotations
 
