@@ -124,7 +124,7 @@ def test_the_report_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     binary = FatBinary("resize_crop", tmp_path / "x.fatbin", (75, 120), "nvcc", 1.25, parse_report(REMARKS))
     monkeypatch.setattr(compiler, "source_names", lambda: ("resize_crop",))
     monkeypatch.setattr(compiler, "compile_source", lambda *_, **__: binary)
-    assert compiler.main(["--json", str(tmp_path / "report.json")]) == 1, "a kernel spills"
+    assert compiler.main(["--folder", str(tmp_path), "--json", str(tmp_path / "report.json")]) == 1, "a kernel spills"
     written = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert written["total"] == {
         "kernels": 2,

@@ -180,7 +180,7 @@ def test_a_pool_is_made_once_and_tells_how_far_it_is(
 
     spec, observer = PoolSpec(bundle.digest, 5), Counted()
     opened = OpenedStages.open(replace(settings, batch_size=2))
-    pool = stages.make_pool(spec, opened, observer=observer)
+    pool = opened.pool(spec, observer)
     assert (pool.spec, pool.has_embedding(opened.preset.pairing_generated)) == (spec, True)
     assert sorted(loaded) == ["attribute_encoder", "generator"]
     assert observer.done[-1] == (5, 5)
@@ -189,7 +189,7 @@ def test_a_pool_is_made_once_and_tells_how_far_it_is(
     observer.done.clear()
     # What makes pools needs Torch: opening one that is there does without.
     monkeypatch.setitem(sys.modules, "faceanon_engine.engine.method.pool_making", None)
-    assert stages.make_pool(spec, opened, observer=observer).path == pool.path
+    assert opened.pool(spec, observer).path == pool.path
     assert (loaded, observer.done) == ([], [])
 
 
