@@ -6,6 +6,11 @@ Both sides run the same FFHQ-shaped networks on the same stand-in weights (times
 run; each case is a process of its own, so that its peak memory is its own. Cases alternate, so that a change of the
 machine's pace falls on all. The plain loop takes one image at a time whatever the batch. The engine runs as its command
 line does, which has the C library keep freed memory; `plain-kept` is the plain loop with that and nothing else of ours.
+
+    python -m benchmarks.optimise_step --against ../other-checkout --rounds 6
+
+times the engine alone, here and in another checkout by turns, such as one of an earlier commit. It is run by the Python
+of its `.venv` where there is one.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from typing import Any
 if not __package__:  # started as a file, which leaves the repository's root off the path
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.result import ROOT, new_result, new_row, table, timing, write
+from benchmarks.result import ROOT, commit, new_result, new_row, table, timing, write
 
 
 def load(golden: Path) -> dict[str, Any]:
@@ -122,12 +127,41 @@ def run_case(golden: Path, case: str, steps: int) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def compare_checkouts(other: Path, golden: Path, steps: int, rounds: int) -> dict[str, Any]:
+    """The step of one image in float32 in two checkouts, by turns; the ratio is the median of the rounds' ratios."""
+    own = Path(".venv", "bin", "python")
+    pythons = {root: root / own if (root / own).exists() else Path(sys.executable) for root in (other, ROOT)}
+    result = new_result(
+        "optimise_step",
+        "seconds of one optimisation step at 1024 px beside those of another checkout",
+        resolution=1024,
+        steps=steps,
+        rounds=rounds,
+        against=commit(other),
+    )
+    seconds: dict[Path, list[list[float]]] = {other: [], ROOT: []}
+    for _ in range(rounds):
+        for root, python in pythons.items():
+            command = [str(python), str(root / "benchmarks" / "optimise_step.py"), "--case", "1-fp32"]
+            command += ["--steps", str(steps), "--golden", str(golden.resolve())]
+            done = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True)
+            seconds[root].append(json.loads(done.stdout.strip().splitlines()[-1])["seconds"])
+    for name, root in (("against", other), ("here", ROOT)):
+        samples = [value for each in seconds[root] for value in each]
+        result["rows"].append(new_row({"checkout": name}, timings={"step": timing(samples)}, commit=commit(root)))
+    pairs = zip(seconds[other], seconds[ROOT], strict=True)
+    ratios = [statistics.median(here) / statistics.median(before) for before, here in pairs]
+    result["values"] |= {"ratio": statistics.median(ratios), "ratios_of_rounds": ratios}
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--golden", type=Path, default=ROOT / "tests" / "golden")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--steps", type=int, default=3, help="timed steps of a case in a round")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="time the engine here and there by turns")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
 
@@ -143,6 +177,12 @@ def main() -> None:
             times = time_engine(arguments.golden, int(batch), arguments.steps + 1, precision)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps({"seconds": times[1:], "peak_bytes": peak}))
+        return
+    if arguments.against:
+        result = compare_checkouts(arguments.against.resolve(), arguments.golden, arguments.steps, arguments.rounds)
+        print(table(result["rows"]), f"\nratio {result['values']['ratio']:.3f}")
+        if arguments.output:
+            write(arguments.output, result)
         return
 
     result = new_result(
