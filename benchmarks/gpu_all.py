@@ -79,9 +79,9 @@ def parts(folder: Path, rehearse: bool, minutes: float = FULL_MINUTES) -> list[P
     def limit(seconds: float) -> float:
         return max(LEAST_SECONDS, seconds * min(1.0, minutes / FULL_MINUTES))
 
-    def tests(name: str, path: str, seconds: float) -> None:
+    def tests(name: str, *paths: str, seconds: float) -> None:
         report = folder / f"{name}.xml"
-        command = [python, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}", path]
+        command = [python, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}", *paths]
         made.append(Part(name, command, report, limit(seconds)))
 
     def script(name: str, module: str, *arguments: object, seconds: float) -> None:
@@ -97,22 +97,23 @@ def parts(folder: Path, rehearse: bool, minutes: float = FULL_MINUTES) -> list[P
         real = {64: 32, 256: 64, 1024: 128}[side] if rehearse else side
         script(f"step-{side}", "step_gpu", "--side", real, "--device", device, *sizes, seconds=seconds)
 
-    tests("tests-gpu-kernels", "tests/gpu/test_kernels.py", 180)
+    tests("tests-gpu-kernels", "tests/gpu/test_kernels.py", seconds=180)
     step(1024, 480)
-    tests("tests-gpu-step", "tests/gpu/test_cuda_step.py", 240)
+    tests("tests-gpu-step", "tests/gpu/test_cuda_step.py", seconds=240)
     cuts = ("--rehearse",) if rehearse else ("--seconds", 0.7 * limit(420), "--compile-seconds", 0.25 * limit(420))
     script("kernels", "kernels_gpu", *cuts, seconds=420)
     job = ("--images", 2, "--tiny", "--device", "cpu") if rehearse else ("--images", 96, "--seconds", 0.5 * limit(300))
     script("job", "job_gpu", *job, seconds=300)
-    tests("tests-gpu-job", "tests/gpu/test_job.py", 240)
+    tests("tests-gpu-job", "tests/gpu/test_job.py", seconds=240)
     step(256, 180)
     step(64, 120)
     few = ("--limit", 1, "--together", 1) if rehearse else ("--limit", 24, "--together", 24)
     for question in ("precision",) if rehearse else ("precision", "stopping", "proxy"):
         script(f"demo-{question}", "demo_runs", question, "--device", device, *few, seconds=120)
     if not rehearse:
-        tests("tests-gpu-sessions", "tests/gpu/test_sessions.py", 240)
-        tests("tests-kernels", "tests/kernels", 180)
+        tests("tests-gpu-sessions", "tests/gpu/test_sessions.py", seconds=240)
+        fused = ("tests/engine/networks/test_stylegan2_fused.py", "tests/engine/method/test_fused_compare.py")
+        tests("tests-kernels", "tests/kernels", *fused, seconds=180)
     return made
 
 
