@@ -17,9 +17,8 @@ from faceanon_engine.engine.system.home import home
 from faceanon_engine.kernels.cuda.compile import (
     ARCHITECTURES,
     CompileError,
-    compile_source,
+    compile_all,
     report,
-    source_names,
     summary,
 )
 
@@ -34,10 +33,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=RESULTS / "kernels-compile.json")
     arguments = parser.parse_args()
     try:
-        binaries = [
-            compile_source(name, arguments.architectures, folder=arguments.folder, jobs=arguments.jobs)
-            for name in source_names()
-        ]
+        binaries = compile_all(arguments.architectures, folder=arguments.folder, jobs=arguments.jobs)
     except CompileError as error:
         print(error, file=sys.stderr)
         return 1

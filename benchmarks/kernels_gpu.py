@@ -34,7 +34,7 @@ from faceanon_engine.engine.networks import stylegan2
 from faceanon_engine.engine.networks.stylegan2 import Generator, GeneratorConfig
 from faceanon_engine.engine.networks.stylegan2_layers import ModulatedConv
 from faceanon_engine.engine.system.home import home
-from faceanon_engine.kernels.cuda.compile import compile_source, find_nvcc, source_names
+from faceanon_engine.kernels.cuda.compile import compile_all, find_nvcc
 from faceanon_engine.kernels.cuda.launch import CudaLauncher, Launcher
 from faceanon_engine.kernels.fir import blur, upsample
 from faceanon_engine.kernels.frozen_conv import dense_weight, frozen_conv
@@ -696,7 +696,7 @@ def main() -> int:
         launcher = CudaLauncher(torch.device("cuda", torch.cuda.current_device()), home().kernels)
         values["compile_seconds"] = time.monotonic() - first
         if find_nvcc() is not None:
-            binaries = [compile_source(name, [launcher.architecture], folder=home().kernels) for name in source_names()]
+            binaries = compile_all([launcher.architecture], folder=home().kernels)
             values["registers"] = {
                 use.kernel: use.registers for each in binaries for use in each.uses if not use.kernel.endswith("_any")
             }

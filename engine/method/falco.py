@@ -52,7 +52,7 @@ class Pair(NamedTuple):
 
 
 class Falco:
-    """The method with opened networks, sessions and a pool, which stay the caller's."""
+    """The method with opened networks, sessions and a pool."""
 
     def __init__(
         self,
@@ -214,14 +214,13 @@ class Falco:
 
     def _on_device(self, images: Any) -> Tensor:
         """Pictures as a float32 tensor [N, 3, S, S] in [-1, 1] on the device; raises ValueError on another shape."""
-        if is_uint8(images):
-            # A quarter of the bytes goes to the device, and the conversion is made there.
-            images = from_uint8(as_tensor(images).to(self.device))
-        tensor = torch.as_tensor(images, dtype=torch.float32)
+        # Bytes are converted on the device: a quarter goes there.
+        tensor = as_tensor(images).to(self.device)
+        tensor = from_uint8(tensor) if is_uint8(tensor) else tensor.float()
         expected = (3, self.resolution, self.resolution)
         if tensor.ndim != 4 or tuple(tensor.shape[1:]) != expected:
             raise ValueError(f"images have shape {tuple(tensor.shape)}, expected [N, {', '.join(map(str, expected))}]")
-        return tensor.to(self.device)
+        return tensor
 
     @torch.no_grad()
     def _prepare(self, originals: Sequence[Any], keys: list[int], pairs: dict[int, Pair]) -> list[Ticket]:

@@ -77,29 +77,19 @@ def fetch_official(
     reasons = []
     for address in file.addresses:
         try:
-            if not address.archive:
-                checksum = fetch(
-                    address.url,
-                    target,
-                    sha256=address.sha256,
-                    progress=progress,
-                    tries=tries,
-                    timeout=timeout,
-                    pause=pause,
-                )
-                return Fetched(checksum, address.url)
             archive = folder / PurePosixPath(urlsplit(address.url).path).name
-            fetch(
+            checksum = fetch(
                 address.url,
-                archive,
+                archive if address.archive else target,
                 sha256=address.sha256,
                 progress=progress,
                 tries=tries,
                 timeout=timeout,
                 pause=pause,
             )
-            checksum = _extract(archive, target)
-            archive.unlink(missing_ok=True)
+            if address.archive:
+                checksum = _extract(archive, target)
+                archive.unlink(missing_ok=True)
             return Fetched(checksum, address.url)
         except UserError as error:
             reasons.append(str(error))

@@ -123,7 +123,7 @@ def sessions_of_bundle(
     """
 
     def open_graph(graph: str) -> Session:
-        shared = networks is not None and runs.backend == "torch"
+        shared = networks if runs.backend == "torch" else None
         return open_session(
             bundle,
             graph,
@@ -132,7 +132,7 @@ def sessions_of_bundle(
             device=runs.device,
             prepare=prepare,
             cache=cache,
-            network=networks.of_role(get_graph(graph).role) if networks is not None and shared else None,
+            network=None if shared is None else shared.of_role(get_graph(graph).role),
         )
 
     return Sessions(open_graph, runs, bundle.networks["attribute_encoder"]["config"])

@@ -202,6 +202,11 @@ def compile_source(
     return binary
 
 
+def compile_all(architectures: Sequence[int], *, folder: Path, jobs: int = 1) -> list[FatBinary]:
+    """Every source's fat binary for these architectures, as `compile_source` makes them."""
+    return [compile_source(name, architectures, folder=folder, jobs=jobs) for name in source_names()]
+
+
 def report(binaries: Sequence[FatBinary]) -> str:
     """A table: every kernel's registers on every architecture, its stack and spills."""
     architectures = sorted({number for binary in binaries for number in binary.architectures})
@@ -261,10 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write the report here")
     options = parser.parse_args(arguments)
     try:
-        binaries = [
-            compile_source(name, options.architectures, folder=options.folder, jobs=options.jobs)
-            for name in source_names()
-        ]
+        binaries = compile_all(options.architectures, folder=options.folder, jobs=options.jobs)
     except CompileError as error:
         print(error, file=sys.stderr)
         return 1
