@@ -18,7 +18,7 @@ from torch.nn.utils import fusion
 
 from faceanon_engine.engine.choices import ImageInput
 from faceanon_engine.engine.networks import AttributeEncoder, Generator, IdentityEncoder, Inverter
-from faceanon_engine.engine.networks.irse import ResidualUnit
+from faceanon_engine.engine.networks.irse import ResidualUnit, Subsample
 from faceanon_engine.engine.networks.resize import resize_shorter_side
 from faceanon_engine.engine.networks.stylegan2 import Mapping
 from faceanon_engine.engine.networks.stylegan2_layers import EqualizedLinear, StyledLayer, ToRGB
@@ -194,7 +194,7 @@ def _fold(layers: nn.Sequential) -> None:
 
 
 def _does_nothing(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Dropout) or (isinstance(layer, nn.MaxPool2d) and layer.stride == layer.kernel_size == 1)
+    return isinstance(layer, nn.Dropout) or (isinstance(layer, Subsample) and layer.stride == 1)
 
 
 # --- generator ------------------------------------------------------------------------------------------------------

@@ -108,21 +108,24 @@ __device__ __forceinline__ void epilogue_forward(const EpilogueForward& a) {
     }
 
     if (RGB) {
+      constexpr int VALUES = BATCH * 3;
 #pragma unroll
-      for (int k = 0; k < BATCH; ++k) {
-        const int p = first + k * rows;
+      for (int i = 0; i < VALUES; ++i)
+        for (int by = lanes / 2; by > 0; by /= 2)
+          rgb[i / 3][i % 3] += __shfl_xor_sync(FULL_WARP, rgb[i / 3][i % 3], by);
+      // Every lane of a pixel has its sums now; they are shared out, so that few rounds go by with idle lanes.
+      for (int value = lane; value < VALUES; value += lanes) {
+        float sum = rgb[0][0];
 #pragma unroll
-        for (int j = 0; j < 3; ++j) {
-          float sum = rgb[k][j];
-          for (int by = lanes / 2; by > 0; by /= 2) sum += __shfl_xor_sync(FULL_WARP, sum, by);
-          if (p < end && lane == j % lanes) {
-            const size_t plane = n * 3 + j;
-            const int height = a.pixels / a.width;
-            if (a.skip != nullptr)
-              sum += enlarged(a.skip + plane * (a.pixels / 4), height / 2, a.width / 2, p / a.width, p % a.width);
-            a.image[plane * a.pixels + p] = sum + a.rgb_bias[j];
-          }
+        for (int i = 1; i < VALUES; ++i) sum = value == i ? rgb[i / 3][i % 3] : sum;
+        const int p = first + value / 3 * rows, j = value % 3;
+        if (p >= end) continue;
+        const size_t plane = n * 3 + j;
+        if (a.skip != nullptr) {
+          const int y = static_cast<unsigned>(p) / a.width, height = a.pixels / a.width;
+          sum += enlarged(a.skip + plane * (a.pixels / 4), height / 2, a.width / 2, y, p - y * a.width);
         }
+        a.image[plane * a.pixels + p] = sum + a.rgb_bias[j];
       }
     }
   }

@@ -96,7 +96,7 @@ def _launch(kernel: str, arguments: _Forward | _Backward, shape: tuple[int, int,
     lanes = lanes_for(channels)
     columns = THREADS // lanes
     # Three rows more are read than written: long strips waste less, short ones fill the GPU at the small sides.
-    strip = 16 if height >= 128 else 4
+    strip = 32 if height >= 512 else 16 if height >= 128 else 4
     arguments.height, arguments.width, arguments.channels, arguments.strip = height, width, channels, strip
     chunks = ceil_div(ceil_div(channels, GROUP), lanes)
     grid = (ceil_div(width, columns) * chunks, ceil_div(height, strip), batch)

@@ -46,6 +46,17 @@ class SqueezeExcitation(nn.Module):
         return x * torch.sigmoid(self.fc2(F.relu(self.fc1(pooled))))
 
 
+class Subsample(nn.Module):
+    """Every stride-th pixel both ways: max pooling over one pixel, whose backward pass would search for the maximum."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.stride == 1 else x[:, :, :: self.stride, :: self.stride]
+
+
 class ResidualUnit(nn.Module):
     """Pre-normalised residual unit with squeeze-and-excitation."""
 
@@ -53,7 +64,7 @@ class ResidualUnit(nn.Module):
         super().__init__()
         self.shortcut_layer: nn.Module
         if cin == cout:
-            self.shortcut_layer = nn.MaxPool2d(1, stride)
+            self.shortcut_layer = Subsample(stride)
         else:
             self.shortcut_layer = nn.Sequential(nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout))
         self.res_layer = nn.Sequential(

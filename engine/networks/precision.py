@@ -78,16 +78,20 @@ def lowered(networks: Networks, precision: OptimisePrecision) -> Networks:
     if dtype == torch.float32:
         return networks
     copies: list[Any] = [copy.deepcopy(network) for network in networks]
-    generator, *encoders = copies
+    generator, identity_encoder, attribute_encoder = copies
     for module in generator.freeze().modules():
         # The styles' own layers, demodulation constants, noise and biases stay: they are the float32 islands.
         if getattr(module, "folded", None) is not None:
             module.folded = module.folded.to(dtype)
-    for encoder in encoders:
+    for encoder in (identity_encoder, attribute_encoder):
         for name, parameter in encoder.named_parameters():
             if parameter.ndim >= 2 and "embedding" not in name:
                 parameter.data = parameter.data.to(dtype)
-    return type(networks)(generator, *encoders)
+    for parameter in identity_encoder.parameters():
+        if parameter.ndim == 4 and parameter.is_cuda:
+            # cuDNN computes 16 bits with channels last: of another layout it turns every activation round and back.
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return type(networks)(generator, identity_encoder, attribute_encoder)
 
 
 class Networks(NamedTuple):

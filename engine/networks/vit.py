@@ -93,6 +93,18 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
+def patches_by_product(pixels: Tensor, weight: Tensor) -> Tensor:
+    """What a convolution whose windows do not overlap gives, as one matrix product: quicker on a GPU, there and back.
+
+    pixels [N, C, S, S] and weight [width, C, p, p], p a divisor of S -> [N, (S / p)^2, width].
+    """
+    batch, channels, side, _ = pixels.shape
+    patch = weight.shape[-1]
+    many = side // patch
+    windows = pixels.view(batch, channels, many, patch, many, patch).permute(0, 2, 4, 1, 3, 5)
+    return F.linear(windows.reshape(batch, many * many, channels * patch * patch), weight.flatten(1))
+
+
 class AttributeEncoder(nn.Module):
     """Image [N, 3, H, W] in [-1, 1] -> AttributeFeatures."""
 
@@ -125,12 +137,17 @@ class AttributeEncoder(nn.Module):
 
     def encode(self, pixels: Tensor) -> AttributeFeatures:
         """Features of preprocessed pixels [N, 3, input_size, input_size]."""
-        patches = self.conv1(pixels).flatten(2).transpose(1, 2)  # [N, T - 1, width]
+        patches = self._patches(pixels)  # [N, T - 1, width]
         first = self.class_embedding.expand(len(patches), 1, -1)
         x = self.ln_pre(torch.cat([first, patches], dim=1) + self.positional_embedding)
         for block in self.blocks:
             x = block(x)
         return AttributeFeatures(self.ln_post(x[:, 0]) @ self.proj, x)
+
+    def _patches(self, pixels: Tensor) -> Tensor:
+        if not pixels.is_cuda:
+            return self.conv1(pixels).flatten(2).transpose(1, 2)
+        return patches_by_product(pixels, self.conv1.weight)
 
     def forward(self, image: Tensor) -> AttributeFeatures:
         return self.encode(self.preprocess(image))

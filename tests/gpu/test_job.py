@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,19 @@ pytestmark = pytest.mark.gpu
 SAMPLES = Path(__file__).resolve().parents[2] / "demo" / "samples"
 
 
+@pytest.fixture(scope="module")
+def monkeypatch() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def on_cpu(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[Any]]:
+    """The folder and the rows of the job that the others are compared with; it takes longer than all of them."""
+    folder = tmp_path_factory.mktemp("on_cpu") / "cpu"
+    return folder, run(folder, monkeypatch, device="cpu")
+
+
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> list[tuple[Any, ...]]:
     monkeypatch.setenv("FACEANON_HOME", str(folder.parent / "home"))
     chosen: dict[str, Any] = {"device": "cuda", "limit": 10, "align": "never", "pool_size": 256, "contact_sheet": 0}
@@ -30,10 +44,10 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> list[
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
 def test_a_job_on_the_gpu_ends_where_one_on_the_cpu_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_cpu: tuple[Path, list[Any]], precision: Any
 ) -> None:
+    folder, cpu = on_cpu
     gpu = run(tmp_path / "gpu", monkeypatch, optimise_precision=precision)
-    cpu = run(tmp_path / "cpu", monkeypatch, device="cpu")
     assert [row[5] for row in gpu] == [row[5] for row in cpu], "the same neighbours"
     assert {row[4] for row in gpu} == {50}
     assert max(abs(row[1]) for row in gpu) < 0.05
@@ -41,8 +55,8 @@ def test_a_job_on_the_gpu_ends_where_one_on_the_cpu_ends(
     assert abs(means[0] / means[1] - 1) < 0.02
     if precision == "fp32":
         pictures = [
-            np.asarray(Image.open(tmp_path / place / row[6]), float)
-            for place, rows in (("gpu", gpu), ("cpu", cpu))
+            np.asarray(Image.open(place / row[6]), float)
+            for place, rows in ((tmp_path / "gpu", gpu), (folder, cpu))
             for row in rows
         ]
         assert np.abs(np.stack(pictures[:10]) - np.stack(pictures[10:])).mean() < 3
