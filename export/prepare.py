@@ -16,10 +16,10 @@ from faceanon_engine.engine.models import Bundle
 from faceanon_engine.engine.sessions import Artifact, EngineCache, EngineOptions, Prepare, Wanted
 from faceanon_engine.engine.sessions.cache import Entry
 from faceanon_engine.engine.sessions.opening import engine_key, why_not_prepared
-from faceanon_engine.engine.sessions.tensorrt_session import load_module
+from faceanon_engine.engine.sessions.tensorrt_session import known_targets, load_module
 from faceanon_engine.engine.system import gpus
 from faceanon_engine.engine.system.cuda_driver import working_on
-from faceanon_engine.export.tensorrt import Progress, architectures, build_engine, known_targets
+from faceanon_engine.export.tensorrt import Progress, architectures, build_engine
 
 if TYPE_CHECKING:
     from faceanon_engine.export.onnx_export import Traced

@@ -7,7 +7,6 @@ and for any named target, and compiles the kernels where the engine is first run
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.sessions import Artifact
 from faceanon_engine.engine.sessions.engine_key import PORTABLE, EngineKey
 from faceanon_engine.engine.sessions.graphs import BATCH
-from faceanon_engine.engine.sessions.tensorrt_session import interrupts_kept, make_logger
+from faceanon_engine.engine.sessions.tensorrt_session import interrupts_kept, known_targets, make_logger
 from faceanon_engine.engine.system import Gpu, Observer, Progress, write_atomic
 from faceanon_engine.engine.system.memory import says_out_of_memory
 
@@ -40,7 +39,7 @@ class Layer:
 def architectures(backend: str, targets: list[str], gpu: Gpu | None, trt: Any) -> list[str]:
     """What to build engines for, of the targets named: one engine each, "+" joining targets that share one.
 
-    Without targets: the GPU that is here, for TensorRT for RTX an engine that runs on any from 8.0 on. Raises UserError
+    Without targets: the GPU that is here, for TensorRT for RTX a portable engine. Raises UserError
     for a target that the backend does not know or, with TensorRT, that is not here.
     """
     known = known_targets(trt)
@@ -64,12 +63,6 @@ def architectures(backend: str, targets: list[str], gpu: Gpu | None, trt: Any) -
                 f"{backend} {trt.__version__} has no target {wrong[0]!r}: use {', '.join(known)}, or {PORTABLE}"
             )
     return targets or [PORTABLE]
-
-
-def known_targets(trt: Any) -> list[str]:
-    """The architectures that a module builds for ahead of time; empty where it builds for its own GPU alone."""
-    names = getattr(getattr(trt, "ComputeCapability", None), "__members__", {})
-    return [f"sm_{name[2:]}" for name in names if re.fullmatch(r"SM\d+", name)]
 
 
 def build_engine(

@@ -11,7 +11,8 @@ from faceanon_engine.engine.sessions.session import Profile
 from faceanon_engine.engine.system.digests import sha256_of_values
 
 PORTABLE = "portable"
-"""Architecture of an engine of TensorRT for RTX without targets: it runs from compute capability 8.0 on."""
+"""Architecture of an engine of TensorRT for RTX without targets: it runs from compute capability 8.0 on, but on no
+data-center GPU since Hopper."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def runs_on(key: EngineKey, architecture: str) -> bool:
         return True
     number = _number(architecture)
     if key.architecture == PORTABLE:
-        return number >= 80
+        # Seen on an H200: "unsupported cc". NVIDIA's support matrix lists none of 9.x, 10.x and 11.x.
+        return number >= 80 and number // 10 not in (9, 10, 11)
     # Ampere or newer serves everything newer; see HardwareCompatibilityLevel in the backend's documentation.
     return key.options.hardware_compatible and number >= 80 and _number(key.architecture.split("+")[0]) >= 80
 

@@ -63,14 +63,21 @@ def why_not(backend: str, device: str) -> str | None:
     Only what is installed and comes up counts, never what has been built: the choice must not depend on a cache.
     """
     if backend in ("tensorrt", "tensorrt-rtx"):
-        from faceanon_engine.engine.sessions.tensorrt_session import load_module
+        from faceanon_engine.engine.sessions.tensorrt_session import known_targets, load_module
 
         if device == "cpu":
             return "it runs on an NVIDIA GPU, use --backend onnxruntime or torch"
         try:
-            load_module(backend)
+            trt = load_module(backend)
         except UserError as error:
             return str(error)
+        # TensorRT for RTX builds for what it knows alone, anywhere; on another GPU it opens none of its engines.
+        known, gpu = known_targets(trt), gpu_of(device)
+        if known and gpu.architecture not in known:
+            return (
+                f"{backend} {trt.__version__} does not serve {gpu.name} ({gpu.architecture}), only {', '.join(known)}: "
+                "use --backend tensorrt, onnxruntime or torch"
+            )
         return None
     if not is_importable(backend):
         return f"{backend} is not installed"
@@ -145,11 +152,16 @@ def open_session(
         logger.info("auto takes %s for %s; passed over: %s", backend, graph, choice.passed_over or "none")
     if backend == "torch":
         return _open_torch(bundle, graph, precision, place, image_input, network)
-    if place == "cpu" and backend != "onnxruntime":
-        raise UserError(
-            f"{backend} runs on an NVIDIA GPU and none is used here, see 'faceanon-engine doctor': "
-            "use --backend onnxruntime or torch"
-        )
+    if backend != "onnxruntime":
+        gpu = "cuda:0" if device == "auto" and gpus() else place
+        reason = None if gpu == "cpu" else why_not(backend, gpu)
+        if reason is not None:
+            raise UserError(reason)
+        if place == "cpu":
+            raise UserError(
+                f"{backend} runs on an NVIDIA GPU and none is used here, see 'faceanon-engine doctor': "
+                "use --backend onnxruntime or torch"
+            )
     wanted = Wanted(graph, backend, precision, place, profile, image_input)  # type: ignore[arg-type]
     from faceanon_engine.engine.sessions.cache import EngineCache
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -51,6 +52,12 @@ def load_module(backend: str) -> Any:
         raise UserError(
             f"{backend} cannot be loaded ({first_line(error)}): {INSTALL[backend]}, or use another --backend"
         ) from None
+
+
+def known_targets(trt: Any) -> list[str]:
+    """The architectures that a module builds for ahead of time; empty where it builds for its own GPU alone."""
+    names = getattr(getattr(trt, "ComputeCapability", None), "__members__", {})
+    return [f"sm_{name[2:]}" for name in names if re.fullmatch(r"SM\d+", name)]
 
 
 def make_logger(trt: Any, told: list[str]) -> Any:

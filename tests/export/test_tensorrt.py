@@ -20,10 +20,11 @@ from faceanon_engine.engine.sessions.cache import EngineCache, read_entry
 from faceanon_engine.engine.sessions.engine_key import EngineKey, EngineOptions
 from faceanon_engine.engine.sessions.graphs import GRAPHS, Artifact
 from faceanon_engine.engine.sessions.session import Profile
+from faceanon_engine.engine.sessions.tensorrt_session import known_targets
 from faceanon_engine.engine.system.cuda_driver import Gpu, gpus
 from faceanon_engine.export.inspect import inspect
 from faceanon_engine.export.onnx_export import export_graph
-from faceanon_engine.export.tensorrt import Phases, architectures, build_engine, known_targets
+from faceanon_engine.export.tensorrt import Phases, architectures, build_engine
 from tests.golden import stand_ins
 from tests.support.export_network import export_network
 from tests.support.fake_tensorrt import HostMemory, Module

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,24 @@ def test_auto_takes_the_fastest_that_runs_and_says_why_not_the_others(
     choice = choose(device, precision)
     assert choice.backend == expected
     assert set(missing) <= set(choice.passed_over)
+
+
+def test_a_gpu_that_tensorrt_for_rtx_does_not_know_is_passed_over_and_named(
+    monkeypatch: pytest.MonkeyPatch, bundle: Bundle
+) -> None:
+    """Seen on an H200: engines were built, and opening them failed with "unsupported cc"."""
+    hopper = (Gpu(0, "H200", (9, 0), 2**37),)
+    for module in (devices, opening):
+        monkeypatch.setattr(module, "gpus", lambda: hopper)
+    trt = SimpleNamespace(__version__="1.7", ComputeCapability=SimpleNamespace(__members__={"SM86": 1, "SM120": 2}))
+    monkeypatch.setattr(tensorrt_session, "load_module", lambda _backend: trt)
+    said = r"tensorrt-rtx 1.7 does not serve H200 \(sm_90\), only sm_86, sm_120: use --backend tensorrt"
+    for device in ("auto", "cuda:0"):
+        with pytest.raises(UserError, match=said):
+            open_session(bundle, "identity", backend="tensorrt-rtx", device=device)
+    assert opening.why_not("tensorrt-rtx", "cuda:0") is not None
+    trt.ComputeCapability.__members__["SM90"] = 3
+    assert opening.why_not("tensorrt-rtx", "cuda:0") is None
 
 
 def test_auto_takes_torch_where_nothing_can_be_exported(monkeypatch: pytest.MonkeyPatch) -> None:
