@@ -25,13 +25,16 @@ _COLOURS = {"done": "green", "failed": "red", "pending": "yellow"}
 def status(output: Path, failed: bool, show_all: bool, as_json: bool) -> None:
     """Show what happened to every image of the job in the folder OUTPUT."""
     from faceanon_engine.engine.job import Manifest
-    from faceanon_engine.engine.job.manifest import NAME
+    from faceanon_engine.engine.job.folder import refuse_old_layout
+    from faceanon_engine.engine.job.layout import JobFolder
 
-    path = output if output.is_file() else output / NAME
-    with Manifest.read(path) as manifest:
+    folder = JobFolder(output)
+    refuse_old_layout(folder)
+    path = output if output.is_file() else folder.manifest
+    with Manifest.read(path, snapshot=True) as manifest:
         items = manifest.items("failed" if failed else None)
         counts = manifest.counts()
-        settings = manifest.get("settings") or {}
+        settings = manifest.settings()
         done = manifest.items("done")
     if as_json:
         print_json(

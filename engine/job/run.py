@@ -18,15 +18,15 @@ from faceanon_engine.engine.datasets.reader import Reader, prefetch, thread_coun
 from faceanon_engine.engine.job.batches import Batches
 from faceanon_engine.engine.job.beginning import Beginning, WorkerFactory, begin_job
 from faceanon_engine.engine.job.faces import Listed, faces_to_do
-from faceanon_engine.engine.job.folder import find_samples, held, make_folder, refuse_changes, remove_temporaries
+from faceanon_engine.engine.job.folder import held, make_folder, refuse_changes, remove_temporaries
 from faceanon_engine.engine.job.listing import Listing, bring_up_to_date, claimed_inputs, shared_names
-from faceanon_engine.engine.job.manifest import NAME as MANIFEST_NAME
 from faceanon_engine.engine.job.manifest import Manifest
 from faceanon_engine.engine.job.names import OutputNames
 from faceanon_engine.engine.job.processes import share_among
 from faceanon_engine.engine.job.recording import recording
 from faceanon_engine.engine.job.report import Failure, JobObserver, JobResult
 from faceanon_engine.engine.job.rows import is_lost
+from faceanon_engine.engine.job.samples import find_samples
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.sheet import Load, contact_sheet
 from faceanon_engine.engine.job.workers.worker import Worker
@@ -47,11 +47,11 @@ def run_job(
     observer = observer or JobObserver()
     beginning = begin_job(settings, make_worker)
     output = settings.output
-    make_folder(output)
-    with held(output), Manifest.open(output / MANIFEST_NAME) as manifest:
-        refuse_changes(output, manifest.get("settings") or {}, beginning.fixed)
+    make_folder(settings.folder)
+    with held(settings.folder), Manifest.open(settings.folder.manifest) as manifest:
+        refuse_changes(output, manifest.settings(), beginning.fixed)
         manifest.put({"settings": dict(beginning.fixed), "version": _version()})
-        remove_temporaries(output)
+        remove_temporaries(settings.folder)
         return _run(beginning, manifest, observer, started)
 
 
@@ -68,7 +68,7 @@ def run_part(
     The process that planned the job waits for it, holds the lock, and has recorded settings and inputs.
     """
     samples = find_samples(settings)
-    worker = make_worker(settings, manifest.get("settings") or {}, len(samples))
+    worker = make_worker(settings, manifest.settings(), len(samples))
     names = shared_names(settings, samples, manifest)
     inputs = claimed_inputs(manifest, process, samples)
     _anonymize(settings, inputs, names, manifest, observer, _loader(settings, worker, observer))
@@ -97,6 +97,7 @@ def _run(beginning: Beginning, manifest: Manifest, observer: JobObserver, starte
     )
     return JobResult(
         output=settings.output,
+        release=settings.folder.release,
         manifest=manifest.path,
         contact_sheet=sheet,
         inputs=len(samples),
