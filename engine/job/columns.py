@@ -14,6 +14,7 @@ from typing import Any
 
 from faceanon_engine.engine.errors import REASONS
 from faceanon_engine.engine.job.layout import codes_name, stays_inside
+from faceanon_engine.engine.job.settings import MOST_IN_POOL
 
 LONGEST_TEXT = 32_768
 """Characters of a text, paths among them, which file systems keep below 4,096 bytes."""
@@ -116,10 +117,8 @@ def wrong_item(output: str | None, codes: str | None, state: str, reason: str | 
 
 
 def _scalar(value: Any) -> bool:
-    if value is None or type(value) is bool:
+    if value is None or type(value) in (bool, int):
         return True
-    if type(value) is int:
-        return abs(value) <= 2**63
     return _text(value) or (type(value) is float and math.isfinite(value))
 
 
@@ -140,7 +139,7 @@ _SETTINGS: Mapping[str, Check] = {
     "truncation": _of(int, float),
     "seed": _of(int),
     "bundle": _text,
-    "pool_size": _whole(1),
+    "pool_size": _whole(1, MOST_IN_POOL),
     "precision": _text,
     "optimise_precision": _text,
     "proxy_resolution": _whole(1),

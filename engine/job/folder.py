@@ -6,19 +6,20 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job.layout import MANIFEST_NAME, PRIVATE, PROCESS_LOCK_PATTERN, JobFolder, kept_private
-from faceanon_engine.engine.job.manifest import Manifest
+from faceanon_engine.engine.job.manifest import ItemRow, Manifest
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.workers.worker import Worker
 from faceanon_engine.engine.system.below import remove_below
 from faceanon_engine.engine.system.files import TEMPORARY_PATTERN, failures_explained
 from faceanon_engine.engine.system.locks import locked
+from faceanon_engine.engine.system.printable import readable
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,8 @@ def make_folder(folder: JobFolder) -> None:
     try:
         folder.release.mkdir(parents=True, exist_ok=True)
         folder.private.mkdir(mode=0o700, exist_ok=True)
-        folder.private.chmod(0o700)
+        with suppress(PermissionError):  # some file systems keep no rights
+            folder.private.chmod(0o700)
     except OSError as error:
         raise UserError(f"output folder {folder.root} cannot be made: {error.strerror or error}") from None
     if os.name == "posix" and folder.private.stat().st_mode & 0o077:
@@ -194,6 +196,20 @@ def _wait_for_orphans(folder: JobFolder) -> list[Path]:
         with locked(path, patience=30, refusal=refusal, private=True):
             pass
     return paths
+
+
+def others_in_release(folder: JobFolder, rows: Iterable[ItemRow]) -> tuple[str, ...]:
+    """A line about files in `release/` that are no results of the job, nothing where there are none; they stay."""
+    ours = {row.output for row in rows}
+    others: list[str] = []
+    for place, folders, files in os.walk(folder.release):
+        folders.sort()
+        relative = [Path(place, name).relative_to(folder.release) for name in sorted(files)]
+        others += [readable(name) for name in relative if name.as_posix() not in ours]
+    if not others:
+        return ()
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return (f"in {folder.release}, and no result of this job: {others[0]}{more}: move it away before you pass that on",)
 
 
 def remove_temporaries(folder: JobFolder) -> None:

@@ -53,12 +53,14 @@ class Update:
     """Rows of inputs that were listed, not finished, and are not there any more."""
 
 
-def bring_up_to_date(settings: JobSettings, samples: Sequence[Sample], manifest: Manifest) -> Listing:
-    """Bring the manifest up to date with the inputs; results of inputs that have changed are deleted.
+def bring_up_to_date(
+    settings: JobSettings, samples: Sequence[Sample], manifest: Manifest, inputs: Mapping[str, InputRow], rows: Rows
+) -> Listing:
+    """Bring the manifest, which holds `inputs` and `rows`, up to date; results of inputs that have changed are deleted.
 
     Raises UserError when the folder or the manifest cannot be written.
     """
-    listing, update = look_through(settings, samples, manifest.inputs(), by_input(manifest.items()))
+    listing, update = look_through(settings, samples, inputs, rows)
     for key in update.changed:
         logger.info("%s has changed since it was listed: done again", key)
     remove_results(settings.output, update.given_up)

@@ -36,6 +36,8 @@ _WRITER_PATIENCE = 60.0
 _COMMENT = re.compile(r"--[^\n]*")
 _LONGEST_VALUE = 32 * 1024 * 1024
 """Bytes of a value, or of a row, that SQLite reads: what a contact sheet of 100,000 faces shows takes a third."""
+_DAMAGED = "the file is damaged: use another OUTPUT folder, or delete it to start over"
+_SIGNS_OF_DAMAGE = ("not a database", "malformed", "unsupported file format", "Could not decode")
 _ENDS_IN_ANOTHER_JOURNAL = bytes.fromhex("d9d505f920a163d7")
 """The end of a journal that names a journal of several databases, which SQLite deletes at the roll-back."""
 
@@ -463,14 +465,16 @@ def _explained(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into one line for the person at the terminal."""
     try:
         yield
+    except UnicodeDecodeError:  # in what SQLite says of names in a damaged schema
+        raise UserError(f"manifest {path} is no manifest: {_DAMAGED}") from None
     except sqlite3.Error as error:
         text = str(error)[:200]
         if "full" in text:
             advice = "free some space and run the same command again"
         elif "locked" in text:
             advice = "another program holds it open for writing: close that and run the same command again"
-        elif "not a database" in text or "malformed" in text or isinstance(error, sqlite3.DataError):
-            advice = "the file is damaged: use another OUTPUT folder, or delete it to start over"
+        elif isinstance(error, sqlite3.DataError) or any(sign in text for sign in _SIGNS_OF_DAMAGE):
+            advice = _DAMAGED
         else:
             advice = "check the folder and its permissions"
         raise UserError(f"manifest {path}: {text}: {advice}") from None

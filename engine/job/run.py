@@ -11,21 +11,21 @@ import functools
 import logging
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from faceanon_engine.engine.datasets.folder import left_out
 from faceanon_engine.engine.datasets.reader import Reader, prefetch, thread_count, threads
 from faceanon_engine.engine.job.batches import Batches
 from faceanon_engine.engine.job.beginning import Beginning, WorkerFactory, begin_job
 from faceanon_engine.engine.job.faces import Listed, faces_to_do
-from faceanon_engine.engine.job.folder import held, make_folder, refuse_changes, remove_temporaries
-from faceanon_engine.engine.job.listing import Listing, bring_up_to_date, claimed_inputs, shared_names
-from faceanon_engine.engine.job.manifest import Manifest
+from faceanon_engine.engine.job.folder import held, make_folder, others_in_release, refuse_changes, remove_temporaries
+from faceanon_engine.engine.job.listing import Listing, Rows, bring_up_to_date, claimed_inputs, shared_names
+from faceanon_engine.engine.job.manifest import InputRow, Manifest
 from faceanon_engine.engine.job.names import OutputNames
 from faceanon_engine.engine.job.processes import share_among
 from faceanon_engine.engine.job.recording import recording
 from faceanon_engine.engine.job.report import Failure, JobObserver, JobResult
-from faceanon_engine.engine.job.rows import is_lost
+from faceanon_engine.engine.job.rows import by_input, is_lost
 from faceanon_engine.engine.job.samples import find_samples
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.sheet import Load, contact_sheet
@@ -50,9 +50,12 @@ def run_job(
     make_folder(settings.folder)
     with held(settings.folder), Manifest.open(settings.folder.manifest) as manifest:
         refuse_changes(output, manifest.settings(), beginning.fixed)
+        # All that it says is checked before anything is changed.
+        known = manifest.inputs(), by_input(manifest.items())
+        manifest.get("contact_sheet")
         manifest.put({"settings": dict(beginning.fixed), "version": _version()})
         remove_temporaries(settings.folder)
-        return _run(beginning, manifest, observer, started)
+        return _run(beginning, manifest, known, observer, started)
 
 
 def run_part(
@@ -74,9 +77,15 @@ def run_part(
     _anonymize(settings, inputs, names, manifest, observer, _loader(settings, worker, observer))
 
 
-def _run(beginning: Beginning, manifest: Manifest, observer: JobObserver, started: float) -> JobResult:
+def _run(
+    beginning: Beginning,
+    manifest: Manifest,
+    known: tuple[Mapping[str, InputRow], Rows],
+    observer: JobObserver,
+    started: float,
+) -> JobResult:
     settings, samples, worker = beginning.settings, beginning.samples, beginning.worker
-    listing = bring_up_to_date(settings, samples, manifest)
+    listing = bring_up_to_date(settings, samples, manifest, *known)
     done_before = manifest.counts()["done"] - _count_lost(settings, listing)
     about = beginning.about()
     observer.started(about, len(samples), len(samples) - len(listing.todo))
@@ -91,9 +100,12 @@ def _run(beginning: Beginning, manifest: Manifest, observer: JobObserver, starte
         inputs = [(sample, listing.rows[sample.key]) for sample in listing.todo]
         _anonymize(settings, inputs, listing.names, manifest, observer, load)
     sheet = contact_sheet(settings, samples, manifest, observer, load)
+    rows = manifest.items()
+    for note in others_in_release(settings.folder, rows):
+        observer.note(note)
     counts = manifest.counts()
     failures = tuple(
-        Failure(row.input, row.face, row.reason or "", row.message or "") for row in manifest.items("failed")
+        Failure(row.input, row.face, row.reason or "", row.message or "") for row in rows if row.state == "failed"
     )
     return JobResult(
         output=settings.output,

@@ -24,6 +24,9 @@ from faceanon_engine.engine.job.layout import JobFolder
 from faceanon_engine.engine.job.setting import Setting, setting, settings_in
 from faceanon_engine.engine.method.preset import DEFAULT_TRUNCATION, Preset, get_preset
 
+MOST_IN_POOL = 100_000_000
+"""Faces: more than any pool has, and few enough for a record that asks for more to be no honest one."""
+
 
 @dataclass(frozen=True)
 class JobSettings:
@@ -87,6 +90,7 @@ class JobSettings:
         "Faces in the pool that originals are paired with; auto takes the largest there is, or makes one of at least "
         "two an original.",
         least=1,
+        most=MOST_IN_POOL,
         chosen="auto",
     )
     truncation: float = setting(DEFAULT_TRUNCATION, "Psi of the pool, above 0, at most 1.", above=0, most=1)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from faceanon_engine.engine.job.beginning import WorkerFactory
 from faceanon_engine.engine.job.layout import JobFolder
-from faceanon_engine.engine.job.manifest import ItemRow, Manifest
+from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
 from faceanon_engine.engine.job.report import JobObserver, JobResult
+from faceanon_engine.engine.job.rows import by_input
 from faceanon_engine.engine.job.run import run_job
 from faceanon_engine.engine.job.settings import JobSettings
 from tests.support.fake_worker import FakeWorker
@@ -41,6 +42,11 @@ def run(
 def items(settings: JobSettings, state: str | None = None) -> list[ItemRow]:
     with Manifest.read(settings.folder.manifest) as manifest:
         return manifest.items(state)
+
+
+def known(manifest: Manifest) -> tuple[dict[str, InputRow], dict[str, list[ItemRow]]]:
+    """What a manifest knows of a job's inputs, and its rows by input."""
+    return manifest.inputs(), by_input(manifest.items())
 
 
 def visible(folder: Path) -> list[str]:

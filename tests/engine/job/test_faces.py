@@ -22,7 +22,7 @@ from faceanon_engine.engine.job.recording import Recorder
 from faceanon_engine.engine.job.samples import find_samples
 from faceanon_engine.engine.job.settings import JobSettings
 from tests.support.fake_worker import make_inputs
-from tests.support.jobs import Told, items, run, stamps, visible
+from tests.support.jobs import Told, items, known, run, stamps, visible
 from tests.support.samples import with_faces, with_two_faces
 
 
@@ -121,7 +121,7 @@ def test_faces_come_with_their_sample_their_pixels_and_their_row(settings: JobSe
     pictures = [np.full((32, 32, 3), value, np.uint8) for value in range(3)]
     make_folder(settings.folder)
     with Manifest.open(settings.folder.manifest) as manifest, ThreadPoolExecutor(1) as executor:
-        listing = bring_up_to_date(settings, samples, manifest)
+        listing = bring_up_to_date(settings, samples, manifest, *known(manifest))
         done = ItemRow("photo-00.png", 0, state="done", output="photo-00.png")
         (settings.folder.release / "photo-00.png").touch()
         observer = Told()

@@ -18,7 +18,7 @@ from faceanon_engine.engine.job.layout import JobFolder, codes_name, job_of, sta
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.system import files
 from tests.support.fake_worker import FakeWorker, make_inputs
-from tests.support.jobs import items, run, visible
+from tests.support.jobs import Told, items, run, visible
 
 
 def images_below(folder: Path) -> set[str]:
@@ -271,3 +271,12 @@ def test_a_job_is_found_from_whatever_lies_in_it(settings: JobSettings, job: Job
 def test_a_picture_can_be_read_from_where_the_record_says(settings: JobSettings, job: JobFolder) -> None:
     for row in items(settings):
         assert Image.open(job.release / str(row.output)).size == (32, 32)
+
+
+def test_what_else_lies_in_release_is_mentioned_and_stays(settings: JobSettings, job: JobFolder) -> None:
+    (job.release / "deeper").mkdir()
+    (job.release / "deeper" / "original.png").write_text("a year of work")
+    observer = Told()
+    run(settings, observer)
+    assert [note for note in observer.notes if "no result of this job: deeper/original.png" in note]
+    assert (job.release / "deeper" / "original.png").exists()

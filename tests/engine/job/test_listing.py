@@ -23,7 +23,7 @@ from faceanon_engine.engine.job.rows import by_input
 from faceanon_engine.engine.job.samples import find_samples
 from faceanon_engine.engine.job.settings import JobSettings
 from tests.support.fake_worker import make_inputs
-from tests.support.jobs import items, run, stamps
+from tests.support.jobs import items, known, run, stamps
 
 
 def test_new_inputs_join_and_a_larger_limit_goes_on(settings: JobSettings) -> None:
@@ -158,14 +158,14 @@ def test_what_is_listed_once_is_not_new_again(settings: JobSettings) -> None:
     samples = find_samples(settings)
     make_folder(settings.folder)
     with Manifest.open(settings.folder.manifest) as manifest:
-        listing = bring_up_to_date(settings, samples, manifest)
+        listing = bring_up_to_date(settings, samples, manifest, *known(manifest))
         assert listing.todo == samples
         assert {row.output for rows in listing.rows.values() for row in rows} == {
             row.output for row in manifest.items()
         }
         _, update = look_through(settings, samples, manifest.inputs(), by_input(manifest.items()))
         assert (update.inputs, update.items, update.changed) == ((), (), ())
-        assert bring_up_to_date(settings, samples, manifest).rows == {
+        assert bring_up_to_date(settings, samples, manifest, *known(manifest)).rows == {
             key: list(rows) for key, rows in listing.rows.items()
         }
 
@@ -175,7 +175,7 @@ def test_inputs_are_claimed_with_their_rows_and_what_vanished_is_left(settings: 
     samples = find_samples(settings)
     make_folder(settings.folder)
     with Manifest.open(settings.folder.manifest) as manifest:
-        bring_up_to_date(settings, samples, manifest)
+        bring_up_to_date(settings, samples, manifest, *known(manifest))
         manifest.fill_queue(sample.key for sample in samples)
         claims = claimed_inputs(manifest, 0, samples[1:])
         sample, rows = next(claims)
@@ -209,7 +209,7 @@ def test_a_name_given_up_protects_nobody_who_comes_after(settings: JobSettings) 
     run(settings)
     os.utime(path, ns=(1, 1))
     with Manifest.open(settings.folder.manifest) as manifest:
-        listing = bring_up_to_date(settings, find_samples(settings), manifest)
+        listing = bring_up_to_date(settings, find_samples(settings), manifest, *known(manifest))
     assert not (settings.folder.release / "photo-00.png").exists()
     (settings.folder.release / "photo-00.png").write_text("a year of work")
     names = replace(listing.names, taken=set())

@@ -81,7 +81,7 @@ def test_a_job_runs_the_method_and_records_what_it_did(tmp_path: Path, bundle: s
     for column in ("identity_after", "attribute_after", "neighbour_distance"):
         np.testing.assert_allclose(together[column], alone[column], rtol=1e-3, atol=1e-4)
     for row in together.itertuples():
-        codes = [np.load(tmp_path / job / row.codes) for job in ("together", "alone")]
+        codes = [np.load(tmp_path / job / "private" / row.codes) for job in ("together", "alone")]
         assert codes[0].shape == (8, 16)
         np.testing.assert_allclose(codes[0], codes[1], atol=2e-3)
         assert Image.open(tmp_path / "together" / row.output).size == (32, 32)
