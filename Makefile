@@ -21,8 +21,9 @@ demo: $(VENV)/.runtime
 	$(BIN)/faceanon-engine anonymize demo/samples $(OUTPUT)
 	$(BIN)/faceanon-engine status $(OUTPUT)
 	@echo
-	@echo "Originals beside their stand-ins: $(OUTPUT)/contact-sheet.png"
-	@echo "What happened to every image:     $(OUTPUT)/manifest.sqlite"
+	@echo "The results:                      $(OUTPUT)/release/"
+	@echo "Originals beside their stand-ins: $(OUTPUT)/private/contact-sheet.png"
+	@echo "What happened to every image:     $(OUTPUT)/private/manifest.sqlite"
 
 # Everything that CI runs.
 test: lint types

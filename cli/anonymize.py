@@ -23,9 +23,9 @@ from faceanon_engine.cli.console import ProgressObserver, error_console, output_
 def anonymize(context: click.Context, input: Path, output: Path, dry_run: bool, as_json: bool, **flags: Any) -> None:
     """Turn the faces of INPUT into other people's with the same attributes.
 
-    INPUT is a folder of images (recursive), one image, or a text file of paths. Results, the manifest of what happened
-    to every image and a contact sheet go to the folder OUTPUT. Stopped at any moment and run again, it goes on where
-    it was.
+    INPUT is a folder of images (recursive), one image, or a text file of paths. Results, and nothing else, go to
+    OUTPUT/release; the manifest of what happened to every image and a contact sheet to OUTPUT/private. Stopped at any
+    moment and run again, it goes on where it was.
 
     Exit code: 0 done, 1 some inputs failed, 2 usage or environment, 130 interrupted.
     """
@@ -73,7 +73,7 @@ def _print_result(result: Any) -> None:
     say(
         console,
         f"{new} faces anonymized in {result.seconds:.1f} s, {result.done} in all, {result.failed} failed: "
-        f"{result.output}",
+        f"{result.release}",
     )
     if result.contact_sheet is not None:
         say(console, f"contact sheet (shows originals): {result.contact_sheet}")

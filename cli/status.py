@@ -13,6 +13,8 @@ from faceanon_engine.cli import options
 from faceanon_engine.cli.console import add_row, output_console, print_json, say
 
 _SHOWN = 50
+_LONGEST = 1000
+"""Characters of a setting that are shown."""
 _COLOURS = {"done": "green", "failed": "red", "pending": "yellow"}
 
 
@@ -25,14 +27,17 @@ _COLOURS = {"done": "green", "failed": "red", "pending": "yellow"}
 def status(output: Path, failed: bool, show_all: bool, as_json: bool) -> None:
     """Show what happened to every image of the job in the folder OUTPUT."""
     from faceanon_engine.engine.job import Manifest
-    from faceanon_engine.engine.job.manifest import NAME
+    from faceanon_engine.engine.job.folder import refuse_old_layout
+    from faceanon_engine.engine.job.layout import JobFolder
 
-    path = output if output.is_file() else output / NAME
-    with Manifest.read(path) as manifest:
-        items = manifest.items("failed" if failed else None)
+    folder = JobFolder(output)
+    refuse_old_layout(folder)
+    path = output if output.is_file() else folder.manifest
+    with Manifest.read(path, snapshot=True) as manifest:
+        known = manifest.items()
         counts = manifest.counts()
-        settings = manifest.get("settings") or {}
-        done = manifest.items("done")
+        settings = manifest.settings()
+    items = [item for item in known if item.state == "failed"] if failed else known
     if as_json:
         print_json(
             {
@@ -49,17 +54,29 @@ def status(output: Path, failed: bool, show_all: bool, as_json: bool) -> None:
     if len(items) > _SHOWN and not show_all:
         say(console, f"{len(items) - _SHOWN} more rows: add --all")
     summary = ", ".join(f"{counts[state]} {state}" for state in ("done", "failed", "pending"))
-    if done:
-        identity = fmean(item.identity_after or 0.0 for item in done)
-        largest = max(item.identity_after or 0.0 for item in done)
-        summary += f"; identity cosine mean {identity:.3f}, largest {largest:.3f}"
-        summary += f"; {fmean(item.seconds or 0.0 for item in done):.2f} s each"
+    identities, seconds = _measured(known, "identity_after"), _measured(known, "seconds")
+    if identities:
+        summary += f"; identity cosine mean {fmean(identities):.3f}, largest {max(identities):.3f}"
+    if seconds:
+        summary += f"; {_number(fmean(seconds), 2)} s each"
     say(console, summary)
-    say(
-        console,
-        f"preset {settings.get('preset')}, margin {settings.get('margin')}, {settings.get('steps')} steps, "
-        f"bundle {str(settings.get('bundle'))[:12]}, input {settings.get('input')}",
+    preset, margin, steps, bundle, source = (
+        str(settings.get(name))[:_LONGEST] for name in ("preset", "margin", "steps", "bundle", "input")
     )
+    say(console, f"preset {preset}, margin {margin}, {steps} steps, bundle {bundle[:12]}, input {source}")
+
+
+def _measured(items: list[Any], column: str) -> list[float]:
+    """What was measured of results, where it could be."""
+    values = (getattr(item, column) for item in items if item.state == "done")
+    return [value for value in values if value is not None]
+
+
+def _number(value: float | None, digits: int) -> str:
+    """A measure in a few characters, however large; a hyphen for one that left the range of numbers."""
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.1e}"
 
 
 def _table(items: list[Any], failed: bool) -> Any:
@@ -83,12 +100,12 @@ def _table(items: list[Any], failed: bool) -> Any:
         numbers = [""] * 6
         if item.state == "done":
             numbers = [
-                str(item.neighbour_id),
-                f"{item.neighbour_distance:.3f}",
-                f"{item.identity_before:.2f} > {item.identity_after:.2f}",
-                f"{item.attribute_before:.2f} > {item.attribute_after:.2f}",
-                str(item.steps),
-                f"{item.seconds:.2f}",
+                "-" if item.neighbour_id is None else str(item.neighbour_id),
+                _number(item.neighbour_distance, 3),
+                f"{_number(item.identity_before, 2)} > {_number(item.identity_after, 2)}",
+                f"{_number(item.attribute_before, 2)} > {_number(item.attribute_after, 2)}",
+                "-" if item.steps is None else str(item.steps),
+                _number(item.seconds, 2),
             ]
         add_row(table, _name(item), Text(item.state, style=_COLOURS[item.state]), where, *numbers)
     return table

@@ -3,6 +3,25 @@
 from __future__ import annotations
 
 import os
+from typing import Literal, get_args
+
+Reason = Literal[
+    "missing",
+    "unreadable",
+    "empty",
+    "truncated",
+    "damaged",
+    "not-an-image",
+    "too-large",
+    "too-small",
+    "no-face",
+    "output-exists",
+    "out-of-memory",
+    "not-finite",
+    "unexpected",
+]
+"""Why an input, or a face of it, was not anonymized: what a manifest's column `reason` may say."""
+REASONS: tuple[str, ...] = get_args(Reason)
 
 
 class UserError(Exception):
@@ -16,7 +35,7 @@ class UserError(Exception):
 class InputError(Exception):
     """One input cannot be used: `reason` is a stable code, `message` a line for people."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message

@@ -32,7 +32,7 @@ def test_the_examples_run_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest
     assert run.returncode == 0, run.stderr
     assert "[('person-01-a.png', 'anonymize'), ('person-04-a.png', 'anonymize')]" in run.stdout
     assert "2 inputs, 2 done already" in run.stdout
-    assert len(list((tmp_path / "anonymized").glob("person-*.png"))) == 2
+    assert len(list((tmp_path / "anonymized" / "release").glob("person-*.png"))) == 2
     assert (tmp_path / "features.npz").is_file()
 
 

@@ -22,6 +22,10 @@ def find_inputs(source: Path) -> Iterator[Sample]:
     yield from _told_apart(_files(source))
 
 
+_NAMELESS = "folder"
+"""What a line of a list is called that names only folders above it: its row says that it is none."""
+_LONGEST_PATH = 8_192
+"""Characters of a line in a list; no system has longer paths."""
 _File = tuple[Path, PurePosixPath]
 """A file, and its path relative to the input."""
 
@@ -64,10 +68,12 @@ def _listed(file: Path) -> Iterator[_File]:
         name = line.strip()
         if not name or name.startswith("#"):
             continue
+        if len(name) > _LONGEST_PATH:
+            raise UserError(f"{file} is no list of paths: a line has {len(name)} characters, {name[:40]}...")
         path = Path(name) if os.path.isabs(name) else file.parent / name
         # What lies outside the list's folder keeps its name below the root, so that no output leaves its folder.
         parts = [part for part in PurePosixPath(Path(name).as_posix()).parts if part not in ("/", "..", ".")]
-        relative = PurePosixPath(*parts)
+        relative = PurePosixPath(*(parts or [_NAMELESS]))
         if path not in seen:
             seen.add(path)
             yield path, relative

@@ -8,12 +8,13 @@ from typing import Any
 
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.job.folder import (
-    find_samples,
     fixed_settings,
     recorded_settings,
     refuse_changes,
+    refuse_old_layout,
     refuse_unwritable_output,
 )
+from faceanon_engine.engine.job.samples import find_samples
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.workers.falco import FalcoWorker
 from faceanon_engine.engine.job.workers.worker import Worker
@@ -50,13 +51,14 @@ def begin_job(settings: JobSettings, make_worker: WorkerFactory | None = None) -
     was begun, and an output folder that cannot be written.
     """
     samples = find_samples(settings)
+    refuse_old_layout(settings.folder)
     devices = device_names(settings.devices)
     if devices:
         settings = replace(settings, device=devices[0])
-    recorded = recorded_settings(settings.output)
+    recorded = recorded_settings(settings.folder)
     make_worker = make_worker or FalcoWorker
     worker = make_worker(settings, recorded, len(samples))
     fixed = fixed_settings(settings, worker)
     refuse_changes(settings.output, recorded, fixed)
-    refuse_unwritable_output(settings.output)
+    refuse_unwritable_output(settings.folder)
     return Beginning(settings, samples, devices, make_worker, worker, fixed)

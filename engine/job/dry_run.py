@@ -11,8 +11,8 @@ from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError
 from faceanon_engine.engine.job.beginning import WorkerFactory, begin_job
 from faceanon_engine.engine.job.folder import has_manifest, refuse_blocked, refuse_held
+from faceanon_engine.engine.job.layout import JobFolder, released
 from faceanon_engine.engine.job.listing import Listing, Rows, fail_faces, look_through, plan_faces
-from faceanon_engine.engine.job.manifest import NAME as MANIFEST_NAME
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
 from faceanon_engine.engine.job.report import JobPlan, PlannedItem
 from faceanon_engine.engine.job.rows import by_input, is_done
@@ -26,9 +26,9 @@ def plan_job(settings: JobSettings, *, make_worker: WorkerFactory | None = None)
     """
     beginning = begin_job(settings, make_worker)
     settings = beginning.settings
-    refuse_held(settings.output)
+    refuse_held(settings.folder)
     beginning.worker.check()
-    listing, update = look_through(settings, beginning.samples, *_recorded(settings.output))
+    listing, update = look_through(settings, beginning.samples, *_recorded(settings.folder))
     reader = Reader(settings.align, beginning.worker.resolution)
     items = [
         *_kept(beginning.samples, listing),
@@ -39,11 +39,11 @@ def plan_job(settings: JobSettings, *, make_worker: WorkerFactory | None = None)
     return JobPlan(settings.output, beginning.about(), tuple(items), left_out(settings.input))
 
 
-def _recorded(output: Path) -> tuple[Mapping[str, InputRow], Rows]:
+def _recorded(folder: JobFolder) -> tuple[Mapping[str, InputRow], Rows]:
     """What the manifest knows; nothing where there is none."""
-    if not has_manifest(output):
+    if not has_manifest(folder):
         return {}, {}
-    with Manifest.read(output / MANIFEST_NAME) as manifest:
+    with Manifest.read(folder.manifest, snapshot=True) as manifest:
         return manifest.inputs(), by_input(manifest.items())
 
 
@@ -79,7 +79,7 @@ def _anonymizing(output: Path, row: ItemRow) -> PlannedItem:
         return _keeping(row)
     if row.output is None:
         return _failing(row)
-    refuse_blocked(output / row.output)
+    refuse_blocked(output / released(row.output))
     return PlannedItem(row.input, row.face, "anonymize", row.output)
 
 

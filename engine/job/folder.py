@@ -6,55 +6,32 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from faceanon_engine.engine.datasets.folder import find_inputs
-from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.job.manifest import NAME as MANIFEST_NAME
-from faceanon_engine.engine.job.manifest import Manifest
+from faceanon_engine.engine.job.layout import MANIFEST_NAME, PRIVATE, PROCESS_LOCK_PATTERN, JobFolder, kept_private
+from faceanon_engine.engine.job.manifest import ItemRow, Manifest
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.workers.worker import Worker
+from faceanon_engine.engine.system.below import remove_below
 from faceanon_engine.engine.system.files import TEMPORARY_PATTERN, failures_explained
 from faceanon_engine.engine.system.locks import locked
+from faceanon_engine.engine.system.printable import readable
 
 logger = logging.getLogger(__name__)
 
-CONTACT_SHEET_NAME = "contact-sheet.png"
-LOCK_NAME = ".faceanon.lock"
-NAMES_LOCK_NAME = ".faceanon-names.lock"
-PROCESS_LOCK_PATTERN = ".faceanon-process-*.lock"
-
-
-def find_samples(settings: JobSettings) -> tuple[Sample, ...]:
-    """The inputs, within the limit; raises UserError when there are none or when they and the output overlap."""
-    source, output = _real(settings.input), _real(settings.output)
-    if os.path.exists(output) and not output.is_dir():
-        raise UserError(f"output {settings.output} is a file: give a folder")
-    if os.path.isdir(source):
-        if source == output:
-            raise UserError(f"INPUT and OUTPUT are the same folder {settings.input}: originals are never overwritten")
-        if source in output.parents:
-            raise UserError(
-                f"OUTPUT {settings.output} lies inside INPUT {settings.input}: results would become inputs of the "
-                "next run; give a folder outside"
-            )
-    if output in source.parents and os.path.isdir(source):
-        raise UserError(f"INPUT {settings.input} lies inside OUTPUT {settings.output}: give a folder outside of it")
-    samples = tuple(find_inputs(settings.input))
-    if not samples:
-        raise UserError(f"no images in {settings.input}: give a folder of images, an image, or a text file of paths")
-    return samples[: settings.limit]
+_LONGEST_SHOWN = 200
+"""Characters of a setting that a message shows."""
 
 
 def fixed_settings(settings: JobSettings, worker: Worker) -> dict[str, Any]:
     """What must not change between two runs on one output."""
     lossy = settings.resolved_format != "png"
     return {
-        "input": str(_real(settings.input)),
+        "input": os.path.realpath(settings.input),
         "preset": settings.preset,
         "margin": settings.margin,
         "steps": settings.resolved_steps,
@@ -69,19 +46,29 @@ def fixed_settings(settings: JobSettings, worker: Worker) -> dict[str, Any]:
     }
 
 
-def has_manifest(output: Path) -> bool:
+def refuse_old_layout(folder: JobFolder) -> None:
+    """Raise UserError where a job of an earlier version lies: its manifest and contact sheet are among its results."""
+    if not folder.of_old_layout():
+        return
+    if folder.root.name == PRIVATE:
+        raise UserError(f"{folder.root} is what a job keeps private: give the job's folder, {folder.root.parent}")
+    raise UserError(
+        f"{folder.root} is a job of an earlier version, with {MANIFEST_NAME} and contact sheet among its results: "
+        "give another OUTPUT folder, and pass on of this one nothing but its results"
+    )
+
+
+def has_manifest(folder: JobFolder) -> bool:
     """Whether a job was begun here; an empty file is as good as none."""
-    path = output / MANIFEST_NAME
-    return os.path.exists(path) and path.stat().st_size > 0
+    return os.path.exists(folder.manifest) and folder.manifest.stat().st_size > 0
 
 
-def recorded_settings(output: Path) -> dict[str, Any]:
+def recorded_settings(folder: JobFolder) -> dict[str, Any]:
     """The settings of an earlier run on this output; empty when there was none."""
-    if not has_manifest(output):
+    if not has_manifest(folder):
         return {}
-    with Manifest.read(output / MANIFEST_NAME) as manifest:
-        settings: dict[str, Any] = manifest.get("settings") or {}
-        return settings
+    with Manifest.read(folder.manifest, snapshot=True) as manifest:
+        return manifest.settings()
 
 
 def refuse_changes(output: Path, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -100,30 +87,52 @@ def refuse_changes(output: Path, recorded: Mapping[str, Any], wanted: Mapping[st
         )
 
 
-def make_folder(output: Path) -> None:
-    """Make the folder where there is none; raises UserError when it cannot be made."""
+def make_folder(folder: JobFolder) -> None:
+    """Make the folder where there is none, `private/` for nobody else; raises UserError when it cannot be made."""
+    refuse_links(folder)
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        folder.release.mkdir(parents=True, exist_ok=True)
+        folder.private.mkdir(mode=0o700, exist_ok=True)
+        with suppress(PermissionError):  # some file systems keep no rights
+            folder.private.chmod(0o700)
     except OSError as error:
-        raise UserError(f"output folder {output} cannot be made: {error.strerror or error}") from None
+        raise UserError(f"output folder {folder.root} cannot be made: {error.strerror or error}") from None
+    if os.name == "posix" and folder.private.stat().st_mode & 0o077:
+        logger.warning("%s can be read by others: the file system keeps no rights", folder.private)
 
 
-def refuse_unwritable_output(output: Path) -> None:
+def refuse_links(folder: JobFolder) -> None:
+    """Raise UserError where a symbolic link stands in place of `release/`, `private/`, or a file in `private/`."""
+    places = [folder.release, folder.private]
+    if os.path.isdir(folder.private) and not os.path.islink(folder.private):
+        with suppress(OSError):
+            places += folder.private.iterdir()
+    for place in places:
+        if os.path.islink(place):
+            raise UserError(f"{place} is a symbolic link, and may lead out of the job's folder: give another OUTPUT")
+
+
+def refuse_unwritable_output(folder: JobFolder) -> None:
     """Raise UserError where the folder could not be made, or the job's own files in it not be written."""
-    try:
-        _try_folder(output)
-    except OSError as error:
-        done = "written" if os.path.isdir(output) else "made"
-        raise UserError(f"output folder {output} cannot be {done}: {error.strerror or error}") from None
-    for path in (output / LOCK_NAME, output / MANIFEST_NAME):
+    refuse_links(folder)
+    for place in (folder.root, folder.release, folder.private):
+        try:
+            _try_folder(place)
+        except OSError as error:
+            done = "written" if os.path.isdir(place) else "made"
+            raise UserError(f"output folder {place} cannot be {done}: {error.strerror or error}") from None
+    for path in (folder.lock, folder.manifest):
         if os.path.exists(path) and not os.access(path, os.W_OK):
             raise UserError(f"{path} cannot be written: {os.strerror(errno.EACCES)}: check the folder's rights")
 
 
 def refuse_blocked(path: Path) -> None:
-    """Raise UserError where `write_result` could not make the folders of a result, or write in them."""
+    """Raise UserError where `write_below` could not make the folders of a result, or write in them."""
     with failures_explained(path):
-        _try_folder(path.parent)
+        try:
+            _try_folder(path.parent)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
 
 
 def _try_folder(folder: Path) -> None:
@@ -146,68 +155,73 @@ def _try_folder(folder: Path) -> None:
 
 
 @contextmanager
-def held(output: Path) -> Iterator[None]:
+def held(folder: JobFolder) -> Iterator[None]:
     """Hold the output folder; a lock of a killed process is released by the system.
 
     The processes of a run that was killed end themselves a moment later: they are waited for.
     """
-    with _locked(output):
-        for path in _wait_for_orphans(output):
+    with _locked(folder):
+        for path in _wait_for_orphans(folder):
             path.unlink(missing_ok=True)
         yield
 
 
-def refuse_held(output: Path) -> None:
+def refuse_held(folder: JobFolder) -> None:
     """Raise UserError where `held` would, and leave the folder as it is.
 
     The lock is taken for a moment: a run that begins just then is refused, as by any other run.
     """
-    if os.path.exists(output / LOCK_NAME):
-        with _locked(output):
-            _wait_for_orphans(output)
+    if os.path.exists(folder.lock):
+        with _locked(folder):
+            _wait_for_orphans(folder)
 
 
 @contextmanager
-def _locked(output: Path) -> Iterator[None]:
+def _locked(folder: JobFolder) -> Iterator[None]:
+    output = folder.root
     with ExitStack() as stack:
         try:
             refusal = f"another run is working on {output}: wait for it, or give another OUTPUT folder"
-            stack.enter_context(locked(output / LOCK_NAME, refusal=refusal))
+            stack.enter_context(locked(folder.lock, refusal=refusal, private=True))
         except OSError as error:
             raise UserError(f"output folder {output} cannot be written: {error.strerror or error}") from None
         yield
 
 
-def _wait_for_orphans(output: Path) -> list[Path]:
+def _wait_for_orphans(folder: JobFolder) -> list[Path]:
     """Wait until the processes of a run that was killed have ended; the locks that they left."""
-    paths = list(output.glob(PROCESS_LOCK_PATTERN))
+    paths = list(folder.private.glob(PROCESS_LOCK_PATTERN))
+    refusal = f"a process of an earlier run still works on {folder.root}: end it first"
     for path in paths:
-        with locked(path, patience=30, refusal=f"a process of an earlier run still works on {output}: end it first"):
+        with locked(path, patience=30, refusal=refusal, private=True):
             pass
     return paths
 
 
-def remove(path: Path) -> None:
-    """Delete a file where there is one; raises UserError when it cannot be deleted."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be removed ({error.strerror or error}): check the folder's rights") from None
+def others_in_release(folder: JobFolder, rows: Iterable[ItemRow]) -> tuple[str, ...]:
+    """A line about files in `release/` that are no results of the job, nothing where there are none; they stay."""
+    ours = {row.output for row in rows}
+    others: list[str] = []
+    for place, folders, files in os.walk(folder.release):
+        folders.sort()
+        relative = [Path(place, name).relative_to(folder.release) for name in sorted(files)]
+        others += [readable(name) for name in relative if name.as_posix() not in ours]
+    if not others:
+        return ()
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return (f"in {folder.release}, and no result of this job: {others[0]}{more}: move it away before you pass that on",)
 
 
-def remove_temporaries(output: Path) -> None:
-    """Delete what a killed run left half-written; only names that `atomic_file` gives are touched."""
-    for path in output.rglob(TEMPORARY_PATTERN):
+def remove_temporaries(folder: JobFolder) -> None:
+    """Delete what a killed run left half-written: all of it lies in `private/`, under names that a job alone gives."""
+    for path in folder.private.glob(TEMPORARY_PATTERN):
         if path.is_file():
             logger.info("removing the unfinished %s", path)
-            remove(path)
-
-
-def _real(path: Path) -> Path:
-    """The path without links; unlike `resolve`, one that leads round in a circle stays as it is."""
-    return Path(os.path.realpath(path))
+            remove_below(folder.root, kept_private(path.name))
 
 
 def _short(value: Any) -> str:
     text = "unset" if value is None else str(value)
-    return text[:12] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text
+    if len(text) == 64 and set(text) <= set("0123456789abcdef"):
+        return text[:12]
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError
-from faceanon_engine.engine.job.folder import NAMES_LOCK_NAME, remove
+from faceanon_engine.engine.job.layout import codes_name, kept_private, released
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
-from faceanon_engine.engine.job.names import OutputNames, codes_name, foreign_file, taken_names
+from faceanon_engine.engine.job.names import OutputNames, foreign_file, taken_names
 from faceanon_engine.engine.job.rows import all_done, by_input, failed_row, has_changed, is_done, result_files, stamp
 from faceanon_engine.engine.job.settings import JobSettings
+from faceanon_engine.engine.system.below import remove_below
 from faceanon_engine.engine.system.locks import locked
 
 logger = logging.getLogger(__name__)
@@ -52,12 +53,14 @@ class Update:
     """Rows of inputs that were listed, not finished, and are not there any more."""
 
 
-def bring_up_to_date(settings: JobSettings, samples: Sequence[Sample], manifest: Manifest) -> Listing:
-    """Bring the manifest up to date with the inputs; results of inputs that have changed are deleted.
+def bring_up_to_date(
+    settings: JobSettings, samples: Sequence[Sample], manifest: Manifest, inputs: Mapping[str, InputRow], rows: Rows
+) -> Listing:
+    """Bring the manifest, which holds `inputs` and `rows`, up to date; results of inputs that have changed are deleted.
 
     Raises UserError when the folder or the manifest cannot be written.
     """
-    listing, update = look_through(settings, samples, manifest.inputs(), by_input(manifest.items()))
+    listing, update = look_through(settings, samples, inputs, rows)
     for key in update.changed:
         logger.info("%s has changed since it was listed: done again", key)
     remove_results(settings.output, update.given_up)
@@ -114,9 +117,9 @@ def _vanished(samples: Sequence[Sample], rows: Rows) -> tuple[ItemRow, ...]:
 def plan_row(settings: JobSettings, names: OutputNames, key: str, face: int) -> ItemRow:
     """A new pending row with a name for its result, or a failed one where a file that is not ours has the name."""
     output = names.choose(key, face)
-    problem = foreign_file(settings.output, output, names.given_up)
+    problem = foreign_file(settings.output, released(output), names.given_up)
     if not problem and settings.save_codes:
-        problem = foreign_file(settings.output, codes_name(output), names.given_up)
+        problem = foreign_file(settings.output, kept_private(codes_name(output)), names.given_up)
     if problem:
         return ItemRow(key, face, state="failed", reason="output-exists", message=problem)
     return ItemRow(key, face, output=output)
@@ -138,7 +141,7 @@ def remove_results(output: Path, rows: Iterable[ItemRow]) -> None:
     """Delete results that belong to no row any more."""
     for row in rows:
         for name in result_files(row):
-            remove(output / name)
+            remove_below(output, name)
 
 
 # -- several processes on one job ------------------------------------------------------------------------------
@@ -151,7 +154,7 @@ def shared_names(settings: JobSettings, samples: Sequence[Sample], manifest: Man
         samples,
         by_input(manifest.items()),
         given_by_others=manifest.has_output,
-        alone=lambda: locked(settings.output / NAMES_LOCK_NAME),
+        alone=lambda: locked(settings.folder.names_lock, private=True),
     )
 
 

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from faceanon_engine.engine.datasets.sample import Sample
-from faceanon_engine.engine.job.folder import CONTACT_SHEET_NAME, LOCK_NAME, NAMES_LOCK_NAME
-from faceanon_engine.engine.job.manifest import NAME as MANIFEST_NAME
+from faceanon_engine.engine.job.layout import LONGEST_ENDING
 from faceanon_engine.engine.job.manifest import ItemRow
 from faceanon_engine.engine.job.rows import result_files
 from faceanon_engine.engine.job.settings import JobSettings
+from faceanon_engine.engine.system.below import first_link
 
 _EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-_CODES_ENDING = ".w_plus.npy"
 _LONGEST_NAME = 255
 """Bytes that a file's or folder's name may have on the usual file systems."""
 
@@ -55,7 +54,7 @@ class OutputNames:
         number = 2
         while True:
             for stem, ending in candidates:
-                room = _LONGEST_NAME - len(ending) - len(_CODES_ENDING)  # the longest of what takes the place of .png
+                room = _LONGEST_NAME - len(ending) - LONGEST_ENDING
                 name = str(folder / f"{_cut(stem, room)}{ending}{self.extension}")
                 known = name.casefold() in self.taken or name.casefold() in self.folders
                 if not known and not self.given_by_others(name):
@@ -73,7 +72,7 @@ def taken_names(
     given_by_others: Callable[[str], bool] = lambda name: False,
     alone: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> OutputNames:
-    """The names that are taken before any is chosen: the job's own files, folders of inputs, and earlier results.
+    """The names that are taken before any is chosen: folders of inputs, and earlier results.
 
     `given_up` are rows whose results are of no use any more; see `OutputNames` for what keeps several processes apart.
     """
@@ -83,8 +82,6 @@ def taken_names(
         given_by_others=given_by_others,
         alone=alone,
     )
-    for reserved in (MANIFEST_NAME, CONTACT_SHEET_NAME, LOCK_NAME, NAMES_LOCK_NAME):
-        names.reserve(reserved)
     for sample in samples:
         names.add_folders(sample.key)
     for known in rows.values():
@@ -94,14 +91,12 @@ def taken_names(
     return names
 
 
-def codes_name(output: str) -> str:
-    """The name of the w+ code beside a result."""
-    return str(PurePosixPath(output).with_suffix(_CODES_ENDING))
-
-
 def foreign_file(output: Path, name: str, given_up: Mapping[str, str] | None = None) -> str | None:
-    """What is wrong when a file that this job did not plan, nor gives up, already has the name."""
-    if not os.path.exists(output / name):
+    """What is wrong when a file that this job did not plan, nor gives up, already has the name in the job's folder."""
+    link = first_link(output, str(PurePosixPath(name).parent))
+    if link is not None:
+        return f"{link} is a symbolic link, by which results would leave {output}: move it away"
+    if not os.path.lexists(output / name):
         return None
     ours = (given_up or {}).get(name.casefold())
     # Where the file system tells small from large letters, a name that differs in them is another file's.

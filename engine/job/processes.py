@@ -20,8 +20,6 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.job.folder import NAMES_LOCK_NAME, PROCESS_LOCK_PATTERN
-from faceanon_engine.engine.job.manifest import NAME as MANIFEST_NAME
 from faceanon_engine.engine.job.manifest import Manifest
 from faceanon_engine.engine.job.report import JobObserver
 from faceanon_engine.engine.job.settings import JobSettings
@@ -106,8 +104,9 @@ class _Round:
                 process.join()
             for line in lines.values():
                 line.close()
-            for path in (NAMES_LOCK_NAME, *(PROCESS_LOCK_PATTERN.replace("*", str(number)) for number in processes)):
-                (self._settings.output / path).unlink(missing_ok=True)
+            folder = self._settings.folder
+            for path in (folder.names_lock, *map(folder.process_lock, processes)):
+                path.unlink(missing_ok=True)
         return self._troubles
 
     def _hear(self, number: int, message: tuple[Any, ...]) -> None:
@@ -135,8 +134,8 @@ def _process(settings: JobSettings, device: str, number: int, count: int, line: 
         if device == "cpu":
             # Read when Torch is loaded, which it is not yet: the processes share the cores.
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
-        lock = locked(settings.output / PROCESS_LOCK_PATTERN.replace("*", str(number)))
-        with lock, Manifest.open(settings.output / MANIFEST_NAME) as manifest:
+        lock = locked(settings.folder.process_lock(number), private=True)
+        with lock, Manifest.open(settings.folder.manifest) as manifest:
             observer = _Telling(line.send, manifest)
             part(replace(settings, device=device, devices=None), number, manifest, observer)
     except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,15 +15,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from faceanon_engine.engine.datasets.sample import Sample
-from faceanon_engine.engine.errors import InputError, UserError
+from faceanon_engine.engine.errors import InputError, Reason, UserError
 from faceanon_engine.engine.images.align import Face
 from faceanon_engine.engine.images.encode import encode_image
+from faceanon_engine.engine.job.layout import codes_name, kept_private, released
 from faceanon_engine.engine.job.manifest import ItemRow, Manifest
-from faceanon_engine.engine.job.names import codes_name
 from faceanon_engine.engine.job.report import JobObserver
 from faceanon_engine.engine.job.rows import failed_row, now
 from faceanon_engine.engine.job.settings import JobSettings
-from faceanon_engine.engine.system.files import write_result
+from faceanon_engine.engine.system.below import write_below
 
 if TYPE_CHECKING:
     from faceanon_engine.engine.method.anonymized import AnonymizedBatch
@@ -96,7 +97,7 @@ class Recorder:
 
     # -- faces -------------------------------------------------------------------------------------------------
 
-    def fail(self, face: PendingFace, reason: str, message: str) -> None:
+    def fail(self, face: PendingFace, reason: Reason, message: str) -> None:
         """Record that a face could not be anonymized."""
         logger.info("%s: %s: %s", face.sample.key, reason, message)
         self._record([failed_row(face.row, reason, message)])
@@ -162,11 +163,11 @@ class Recorder:
             output=planned.output,
             codes=codes_name(planned.output) if self._settings.save_codes else None,
             neighbour_id=int(result.neighbour_id[number]),
-            neighbour_distance=float(result.neighbour_distance[number]),
-            identity_before=float(result.identity_before[number]),
-            identity_after=float(result.identity_after[number]),
-            attribute_before=float(result.attribute_before[number]),
-            attribute_after=float(result.attribute_after[number]),
+            neighbour_distance=_finite(result.neighbour_distance[number]),
+            identity_before=_finite(result.identity_before[number]),
+            identity_after=_finite(result.identity_after[number]),
+            attribute_before=_finite(result.attribute_before[number]),
+            attribute_after=_finite(result.attribute_after[number]),
             steps=int(result.steps[number]),
             seconds=float(result.seconds[number]),
             preset=self._settings.resolved_preset.name,
@@ -175,12 +176,14 @@ class Recorder:
         )
 
     def _write_files(self, row: ItemRow, result: AnonymizedBatch, number: int) -> None:
+        folder = self._settings.folder
         encoded = encode_image(result.images[number], self._settings.resolved_format, self._settings.resolved_quality)
         if row.codes is not None:
             stream = io.BytesIO()
             np.save(stream, np.asarray(result.codes[number], np.float32))
-            write_result(self._settings.output / row.codes, stream.getvalue())
-        write_result(self._settings.output / str(row.output), encoded)
+            name = kept_private(row.codes)
+            write_below(folder.root, name, stream.getvalue(), folder.private, private=True)
+        write_below(folder.root, released(str(row.output)), encoded, folder.private)
 
     def _record(self, finished: Sequence[ItemRow]) -> None:
         """Record results in one transaction."""
@@ -193,6 +196,11 @@ class Recorder:
             if not about.waiting:
                 del self._inputs[row.input]
                 self._observer.input_finished(row.input, about.spoiled)
+
+
+def _finite(value: float) -> float | None:
+    """A measure as it is recorded: null where it left the range of numbers."""
+    return float(value) if math.isfinite(value) else None
 
 
 @contextmanager

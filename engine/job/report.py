@@ -41,6 +41,9 @@ class JobResult:
     """What became of a job. Counts are of items: faces, and inputs without any."""
 
     output: Path
+    """The job's folder."""
+    release: Path
+    """The folder of the results, and of nothing else."""
     manifest: Path
     contact_sheet: Path | None
     inputs: int
@@ -62,7 +65,7 @@ class JobResult:
     def to_json(self) -> dict[str, Any]:
         """Plain values for `--json`."""
         values = asdict(self) | {"exit_code": self.exit_code}
-        values.update(output=str(self.output), manifest=str(self.manifest))
+        values.update(output=str(self.output), release=str(self.release), manifest=str(self.manifest))
         values["contact_sheet"] = None if self.contact_sheet is None else str(self.contact_sheet)
         return values
 
@@ -76,6 +79,7 @@ class PlannedItem:
     action: str
     """anonymize, keep (done already) or fail."""
     output: str | None
+    """Relative to `release/`."""
     reason: str | None = None
     message: str | None = None
 

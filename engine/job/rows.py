@@ -7,13 +7,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from faceanon_engine.engine.datasets.sample import Sample
+from faceanon_engine.engine.errors import Reason
+from faceanon_engine.engine.job.layout import kept_private, released
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow
+from faceanon_engine.engine.system.below import is_file_below
+
+LONGEST_MESSAGE = 1000
+"""Characters of what a decoder or a network says that are kept."""
 
 
-def failed_row(row: ItemRow, reason: str, message: str) -> ItemRow:
+def failed_row(row: ItemRow, reason: Reason, message: str) -> ItemRow:
     """The row of a face that could not be anonymized; what an earlier result said of it is forgotten."""
     return ItemRow(
-        row.input, row.face, state="failed", reason=reason, message=message, output=row.output, finished_at=now()
+        row.input,
+        row.face,
+        state="failed",
+        reason=reason,
+        message=message[:LONGEST_MESSAGE],
+        output=row.output,
+        finished_at=now(),
     )
 
 
@@ -26,8 +38,9 @@ def by_input(items: Iterable[ItemRow]) -> dict[str, list[ItemRow]]:
 
 
 def result_files(row: ItemRow) -> tuple[str, ...]:
-    """The files of a result, relative to the job's folder."""
-    return tuple(name for name in (row.output, row.codes) if name is not None)
+    """The files of a result, by their names in the job's folder."""
+    output = () if row.output is None else (released(row.output),)
+    return output if row.codes is None else (*output, kept_private(row.codes))
 
 
 def stamp(sample: Sample) -> tuple[int | None, int | None]:
@@ -47,7 +60,9 @@ def has_changed(known: InputRow | None, sample: Sample) -> bool:
 def is_done(output: Path, row: ItemRow) -> bool:
     """Whether a face is recorded as done and its files are there."""
     return (
-        row.state == "done" and row.output is not None and all((output / name).is_file() for name in result_files(row))
+        row.state == "done"
+        and row.output is not None
+        and all(is_file_below(output, name) for name in result_files(row))
     )
 
 

@@ -11,22 +11,22 @@ import functools
 import logging
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from faceanon_engine.engine.datasets.folder import left_out
 from faceanon_engine.engine.datasets.reader import Reader, prefetch, thread_count, threads
 from faceanon_engine.engine.job.batches import Batches
 from faceanon_engine.engine.job.beginning import Beginning, WorkerFactory, begin_job
 from faceanon_engine.engine.job.faces import Listed, faces_to_do
-from faceanon_engine.engine.job.folder import find_samples, held, make_folder, refuse_changes, remove_temporaries
-from faceanon_engine.engine.job.listing import Listing, bring_up_to_date, claimed_inputs, shared_names
-from faceanon_engine.engine.job.manifest import NAME as MANIFEST_NAME
-from faceanon_engine.engine.job.manifest import Manifest
+from faceanon_engine.engine.job.folder import held, make_folder, others_in_release, refuse_changes, remove_temporaries
+from faceanon_engine.engine.job.listing import Listing, Rows, bring_up_to_date, claimed_inputs, shared_names
+from faceanon_engine.engine.job.manifest import InputRow, Manifest
 from faceanon_engine.engine.job.names import OutputNames
 from faceanon_engine.engine.job.processes import share_among
 from faceanon_engine.engine.job.recording import recording
 from faceanon_engine.engine.job.report import Failure, JobObserver, JobResult
-from faceanon_engine.engine.job.rows import is_lost
+from faceanon_engine.engine.job.rows import by_input, is_lost
+from faceanon_engine.engine.job.samples import find_samples
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.sheet import Load, contact_sheet
 from faceanon_engine.engine.job.workers.worker import Worker
@@ -47,12 +47,15 @@ def run_job(
     observer = observer or JobObserver()
     beginning = begin_job(settings, make_worker)
     output = settings.output
-    make_folder(output)
-    with held(output), Manifest.open(output / MANIFEST_NAME) as manifest:
-        refuse_changes(output, manifest.get("settings") or {}, beginning.fixed)
+    make_folder(settings.folder)
+    with held(settings.folder), Manifest.open(settings.folder.manifest) as manifest:
+        refuse_changes(output, manifest.settings(), beginning.fixed)
+        # All that it says is checked before anything is changed.
+        known = manifest.inputs(), by_input(manifest.items())
+        manifest.get("contact_sheet")
         manifest.put({"settings": dict(beginning.fixed), "version": _version()})
-        remove_temporaries(output)
-        return _run(beginning, manifest, observer, started)
+        remove_temporaries(settings.folder)
+        return _run(beginning, manifest, known, observer, started)
 
 
 def run_part(
@@ -68,15 +71,21 @@ def run_part(
     The process that planned the job waits for it, holds the lock, and has recorded settings and inputs.
     """
     samples = find_samples(settings)
-    worker = make_worker(settings, manifest.get("settings") or {}, len(samples))
+    worker = make_worker(settings, manifest.settings(), len(samples))
     names = shared_names(settings, samples, manifest)
     inputs = claimed_inputs(manifest, process, samples)
     _anonymize(settings, inputs, names, manifest, observer, _loader(settings, worker, observer))
 
 
-def _run(beginning: Beginning, manifest: Manifest, observer: JobObserver, started: float) -> JobResult:
+def _run(
+    beginning: Beginning,
+    manifest: Manifest,
+    known: tuple[Mapping[str, InputRow], Rows],
+    observer: JobObserver,
+    started: float,
+) -> JobResult:
     settings, samples, worker = beginning.settings, beginning.samples, beginning.worker
-    listing = bring_up_to_date(settings, samples, manifest)
+    listing = bring_up_to_date(settings, samples, manifest, *known)
     done_before = manifest.counts()["done"] - _count_lost(settings, listing)
     about = beginning.about()
     observer.started(about, len(samples), len(samples) - len(listing.todo))
@@ -91,12 +100,16 @@ def _run(beginning: Beginning, manifest: Manifest, observer: JobObserver, starte
         inputs = [(sample, listing.rows[sample.key]) for sample in listing.todo]
         _anonymize(settings, inputs, listing.names, manifest, observer, load)
     sheet = contact_sheet(settings, samples, manifest, observer, load)
+    rows = manifest.items()
+    for note in others_in_release(settings.folder, rows):
+        observer.note(note)
     counts = manifest.counts()
     failures = tuple(
-        Failure(row.input, row.face, row.reason or "", row.message or "") for row in manifest.items("failed")
+        Failure(row.input, row.face, row.reason or "", row.message or "") for row in rows if row.state == "failed"
     )
     return JobResult(
         output=settings.output,
+        release=settings.folder.release,
         manifest=manifest.path,
         contact_sheet=sheet,
         inputs=len(samples),

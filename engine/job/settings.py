@@ -20,8 +20,12 @@ from faceanon_engine.engine.choices import (
     PresetName,
 )
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.job.layout import JobFolder
 from faceanon_engine.engine.job.setting import Setting, setting, settings_in
 from faceanon_engine.engine.method.preset import DEFAULT_TRUNCATION, Preset, get_preset
+
+MOST_IN_POOL = 100_000_000
+"""Faces: more than any pool has, and few enough for a record that asks for more to be no honest one."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class JobSettings:
     input: Path
     """A folder of images (recursive), one image, or a text file of paths."""
     output: Path
-    """The job's folder: results, manifest, contact sheet."""
+    """The job's folder: results in `release/`, manifest, contact sheet and codes in `private/`."""
     bundle: str | Path | None = setting(
         None, "The networks.", chosen="the only one installed, the demo's where none is", metavar="NAME|PATH"
     )
@@ -79,20 +83,21 @@ class JobSettings:
     quality: int | None = setting(
         None, "Of jpeg and webp.", least=1, most=100, chosen="the preset's, 95 for falco", metavar="1..100"
     )
-    save_codes: bool = setting(False, "Write each result's w+ code beside it, as .w_plus.npy.")
+    save_codes: bool = setting(False, "Write each result's w+ code to OUTPUT/private/codes, as .w_plus.npy.")
     metric: Metric = setting("euclidean", "Distance of the pairing.")
     pool_size: int | None = setting(
         None,
         "Faces in the pool that originals are paired with; auto takes the largest there is, or makes one of at least "
         "two an original.",
         least=1,
+        most=MOST_IN_POOL,
         chosen="auto",
     )
     truncation: float = setting(DEFAULT_TRUNCATION, "Psi of the pool, above 0, at most 1.", above=0, most=1)
     seed: int = setting(0, "Seed of the pool.", least=0, metavar="N")
     contact_sheet: int = setting(
         16,
-        "Show the first N results beside their ORIGINALS in OUTPUT/contact-sheet.png; 0 makes none.",
+        "Show the first N results beside their ORIGINALS in OUTPUT/private/contact-sheet.png; 0 makes none.",
         least=0,
         metavar="N",
     )
@@ -101,6 +106,11 @@ class JobSettings:
         get_preset(self.preset)
         for each in SETTINGS.values():
             each.check(getattr(self, each.name))
+
+    @property
+    def folder(self) -> JobFolder:
+        """The places in `output`."""
+        return JobFolder(self.output)
 
     @property
     def resolved_preset(self) -> Preset:

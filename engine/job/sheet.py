@@ -11,14 +11,14 @@ from faceanon_engine.engine.errors import InputError
 from faceanon_engine.engine.images.decode import read_image
 from faceanon_engine.engine.images.encode import encode_image
 from faceanon_engine.engine.images.sheet import SheetRow, draw_sheet
-from faceanon_engine.engine.job.folder import CONTACT_SHEET_NAME, remove
+from faceanon_engine.engine.job.layout import CONTACT_SHEET_NAME, kept_private, released
 from faceanon_engine.engine.job.manifest import ItemRow, Manifest
 from faceanon_engine.engine.job.names import foreign_file
 from faceanon_engine.engine.job.report import JobObserver
 from faceanon_engine.engine.job.rows import by_input
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.workers.worker import Worker
-from faceanon_engine.engine.system.files import write_result
+from faceanon_engine.engine.system.below import remove_below, write_below
 
 Load = Callable[[], tuple[Worker, Reader]]
 """Opens the worker and the reader at the first call (lazy), and gives them."""
@@ -32,18 +32,18 @@ def contact_sheet(
     A sheet of an earlier run is taken away when none is wanted: it shows originals. Returns the sheet's path, None
     where there is none. Raises UserError when it, or the manifest, cannot be written.
     """
-    path = settings.output / CONTACT_SHEET_NAME
+    path, name = settings.folder.contact_sheet, kept_private(CONTACT_SHEET_NAME)
     shown = _first_results(settings, samples, manifest)
     ours = manifest.get("contact_sheet")  # what it shows, None when this job has not made one
     if not shown:
         if ours is not None:
-            remove(path)
+            remove_below(settings.output, name)
             manifest.put({"contact_sheet": None})
         return None
     content = [[row.input, row.face, row.finished_at] for row in shown]
     if path.exists() and ours == content:
         return path
-    problem = foreign_file(settings.output, CONTACT_SHEET_NAME) if ours is None else None
+    problem = foreign_file(settings.output, name) if ours is None else None
     if problem:
         observer.note(problem)
         return None
@@ -52,7 +52,8 @@ def contact_sheet(
     if not rows:
         return None
     title = f"{settings.preset}, margin {settings.margin:g}, {settings.resolved_steps} steps"
-    write_result(path, encode_image(draw_sheet(rows, title), "png", 95))
+    sheet = encode_image(draw_sheet(rows, title), "png", 95)
+    write_below(settings.output, name, sheet, settings.folder.private, private=True)
     manifest.put({"contact_sheet": content})
     return path
 
@@ -75,7 +76,7 @@ def _sheet_rows(
             if row.input not in read:
                 read = {row.input: reader.read(by_key[row.input])}
             original = read[row.input].faces[row.face].pixels
-            result = read_image(output / str(row.output)).pixels
+            result = read_image(output / released(str(row.output))).pixels
         except (InputError, IndexError):
             continue  # taken away since it was anonymized: the sheet shows the others
         inversion, neighbour = worker.intermediates(original[None], [int(row.neighbour_id or 0)])

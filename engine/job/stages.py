@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from faceanon_engine.engine.datasets.folder import find_inputs, left_out
+from faceanon_engine.engine.datasets.folder import left_out
 from faceanon_engine.engine.datasets.reader import Reader, prefetch, thread_count, threads
 from faceanon_engine.engine.errors import InputError, UserError
 from faceanon_engine.engine.images.pixels import Floats, Pixels, from_uint8
 from faceanon_engine.engine.job.report import Failure, JobObserver
+from faceanon_engine.engine.job.samples import inputs_of
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.tables import Arrays, Table, is_table
 from faceanon_engine.engine.method.capacity import images_that_fit
@@ -183,9 +184,7 @@ def _over_faces(opened: OpenedStages, compute: Compute, observer: JobObserver | 
     """Run a stage over all faces of the inputs, in batches across inputs."""
     observer = observer or JobObserver()
     settings, source = opened.settings, opened.settings.input
-    samples = list(find_inputs(source))[: settings.limit]
-    if not samples:
-        raise UserError(f"no images in {source}")
+    samples = inputs_of(source, settings.limit)
     reader = Reader(settings.align, opened.bundle.resolution)
     size = settings.batch_size or images_that_fit(opened.sessions.runs.device)
     observer.started(opened.about(), len(samples), 0)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.job.samples import refuse_inside_job
 from faceanon_engine.engine.system.files import write_result
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -36,7 +37,10 @@ class Table:
         return len(self.inputs)
 
     def write(self, file: str | Path) -> None:
-        """Write the table in the format of the file's name, atomically; raises UserError when it cannot be written."""
+        """Write the table in the format of the file's name, atomically; raises UserError when it cannot be written.
+
+        What it holds of real people is biometric data: nobody else may read the file (0600).
+        """
         path = Path(file)
         check_table_name(path)
         if path.suffix.lower() == ".npz":
@@ -56,7 +60,7 @@ class Table:
                     "bundle": self.bundle or "",
                 },
             )
-        write_result(path, content)
+        write_result(path, content, private=True)
 
     @classmethod
     def read(cls, file: str | Path) -> Table:
@@ -90,8 +94,9 @@ def is_table(path: Path) -> bool:
 
 
 def check_table_name(path: Path) -> None:
-    """Raise UserError where a table could not be written to that path: its name's suffix, or a missing folder."""
+    """Raise UserError where a table could not be written to that path: its name, a missing folder, or a job's one."""
     if not is_table(path):
         raise UserError(f"{path} is neither .npz nor .safetensors: name it one of the two")
     if not path.absolute().parent.is_dir():
         raise UserError(f"the folder of {path} does not exist: make it first")
+    refuse_inside_job(path)

@@ -18,23 +18,41 @@ TEMPORARY_PATTERN = _TEMPORARY_PREFIX + "*"
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, *, private: bool = False) -> Iterator[Path]:
     """A new empty file beside `path` to write to; it takes the name when the block ends, and stays after a power cut.
 
-    When the block raises, it is deleted and what was at `path` stays. Raises OSError.
+    When the block raises, it is deleted and what was at `path` stays. private: nobody else may read it, 0600, whatever
+    the process's umask. Raises OSError.
     """
-    descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, dir=path.parent)
+    with new_temporary(path.parent) as temporary:
+        yield temporary
+        finish(temporary, private=private)
+        os.replace(temporary, path)
+    flush_folder(path.parent)
+
+
+@contextmanager
+def new_temporary(folder: Path) -> Iterator[Path]:
+    """A new empty file in a folder, 0600, to fill, to `finish` and to rename; deleted when the block raises."""
+    descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, dir=folder)
     try:
         os.close(descriptor)
         yield Path(name)
-        _flush(name, os.O_RDWR)
-        os.chmod(name, 0o666 & ~_UMASK)
-        os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def finish(temporary: Path, *, private: bool) -> None:
+    """Put a temporary file's content on the disk and give it the rights it is to keep: 0600, or the usual ones."""
+    _flush(temporary, os.O_RDWR)
+    os.chmod(temporary, 0o600 if private else 0o666 & ~_UMASK)
+
+
+def flush_folder(folder: Path) -> None:
+    """Put on the disk that a file was renamed into the folder."""
     with suppress(OSError):  # not every file system, and no Windows, flushes a folder; the file is there already
-        _flush(path.parent, os.O_RDONLY)
+        _flush(folder, os.O_RDONLY)
 
 
 @contextmanager
@@ -82,17 +100,20 @@ def _replace_folder(new: Path, path: Path) -> None:
             raise
 
 
-def write_atomic(path: Path, data: bytes | memoryview) -> None:
+def write_atomic(path: Path, data: bytes | memoryview, *, private: bool = False) -> None:
     """Write a file as `atomic_file` says; raises OSError."""
-    with atomic_file(path) as temporary:
+    with atomic_file(path, private=private) as temporary:
         temporary.write_bytes(data)
 
 
-def write_result(path: Path, data: bytes) -> None:
-    """Write a file that the person asked for, with the folders to it; raises UserError naming it and the remedy."""
+def write_result(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Write a file that the person asked for, with the folders to it; raises UserError naming it and the remedy.
+
+    private: as for `atomic_file`.
+    """
     with failures_explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
+        write_atomic(path, data, private=private)
 
 
 def refuse_unwritable(path: Path, option: str) -> None:

@@ -20,15 +20,16 @@ def locked(
     waiting: str | None = None,
     patience: float = 0.0,
     remove: bool = False,
+    private: bool = False,
 ) -> Iterator[None]:
     """Hold the lock file; whoever comes second waits, after logging `waiting`, or gets `refusal` as a UserError.
 
-    patience: seconds to wait before the refusal. remove: the file is deleted at the end. Raises OSError where the file
-    cannot be made.
+    patience: seconds to wait before the refusal. remove: the file is deleted at the end. private: a new file is made
+    0600. Raises OSError where the file cannot be made.
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path)
+    lock = FileLock(path, mode=0o600) if private else FileLock(path)
     try:
         lock.acquire(timeout=patience)
     except Timeout:

@@ -41,7 +41,7 @@ def job(folder: Path, *more: object) -> list[object]:
 
 def done_rows(output: Path) -> dict[str, str]:
     """Outputs that the manifest says are done, by input, as any other program would read them."""
-    path = output / "manifest.sqlite"
+    path = output / "private" / "manifest.sqlite"
     if not path.exists():
         return {}
     connection = sqlite3.connect(path, timeout=30)
@@ -81,21 +81,25 @@ def test_killed_again_and_again_it_finishes_and_redoes_nothing(tmp_path: Path) -
         time.sleep(dice.uniform(0, 0.12))
         process.kill()
         kills += process.wait() == -signal.SIGKILL
+        released = {path.name for path in (output / "release").iterdir()}
+        assert released <= {f"photo-{n:02d}.png" for n in range(48)}, "nothing half-written lies among the results"
         assert_only_whole_images(output)
         rows = done_rows(output)
         for name, earlier in kept.items():
-            assert stamp(output / name) == earlier, f"{name} was done before and has been touched"
-        kept = {name: stamp(output / name) for name in rows.values()}
+            assert stamp(output / "release" / name) == earlier, f"{name} was done before and has been touched"
+        kept = {name: stamp(output / "release" / name) for name in rows.values()}
     assert kills >= 3, "the job was over before it could be killed"
     assert 0 < len(kept) < 48
     finished = call(*job(tmp_path))
     assert finished.returncode == 0, finished.stderr
     assert len(done_rows(output)) == 48
     for name, earlier in kept.items():
-        assert stamp(output / name) == earlier
+        assert stamp(output / "release" / name) == earlier
     assert_only_whole_images(output)
-    left = {path.name for path in output.iterdir()} - {f"photo-{n:02d}.png" for n in range(48)}
-    assert left <= {"manifest.sqlite", "contact-sheet.png", ".faceanon.lock"}, "temporaries are gone"
+    assert {path.name for path in output.iterdir()} == {"release", "private"}
+    assert {path.name for path in (output / "release").iterdir()} == {f"photo-{n:02d}.png" for n in range(48)}
+    left = {path.name for path in (output / "private").iterdir()}
+    assert left <= {"manifest.sqlite", "contact-sheet.png", "job.lock"}, "temporaries are gone"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -130,7 +134,7 @@ def test_two_runs_on_one_output_refuse_each_other(tmp_path: Path) -> None:
     process = subprocess.Popen(command(*job(tmp_path)), env=environment(0.5), stderr=subprocess.DEVNULL)
     try:
         patience = time.monotonic() + 30
-        while not (tmp_path / "out" / "manifest.sqlite").exists() and time.monotonic() < patience:
+        while not (tmp_path / "out" / "private" / "manifest.sqlite").exists() and time.monotonic() < patience:
             time.sleep(0.01)
         time.sleep(0.2)
         second = call(*job(tmp_path))
@@ -184,7 +188,7 @@ def test_flags_come_before_the_configuration_file(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     settings = json.loads(call("status", tmp_path / "out", "--json").stdout)["settings"]
     assert (settings["steps"], settings["margin"], settings["align"]) == (3, 0.25, "never")
-    assert not (tmp_path / "out" / "contact-sheet.png").exists()
+    assert not (tmp_path / "out" / "private" / "contact-sheet.png").exists()
 
 
 def _usage_errors(tmp_path: Path) -> dict[str, tuple[list[object], str]]:

@@ -108,9 +108,9 @@ def test_a_job_comes_to_the_same_with_either_backend(
         )
         assert (result.done, result.failed) == (5, 0)
         assert result.about["backend"].startswith(name)
-        with sqlite3.connect(tmp_path / name / "manifest.sqlite") as database:
+        with sqlite3.connect(tmp_path / name / "private" / "manifest.sqlite") as database:
             rows[name] = pandas.read_sql("select * from items", database)
-        codes[name] = np.stack([np.load(tmp_path / name / file) for file in rows[name].codes])
+        codes[name] = np.stack([np.load(tmp_path / name / "private" / file) for file in rows[name].codes])
     assert rows["torch"].neighbour_id.tolist() == rows["onnxruntime"].neighbour_id.tolist()
     assert rows["torch"].neighbour_id.nunique() > 1
     # Three Adam steps of 0.01 from the same start: what differs is rounding, far below one step.

@@ -38,7 +38,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> list[
     result = faceanon_engine.anonymize(SAMPLES, folder, bundle=demo_path(), **(chosen | settings))
     assert (result.done, result.failed) == (10, 0)
     columns = "input, identity_after, attribute_before, attribute_after, steps, neighbour_id, output"
-    with sqlite3.connect(folder / "manifest.sqlite") as connection:
+    with sqlite3.connect(folder / "private" / "manifest.sqlite") as connection:
         return connection.execute(f"select {columns} from items order by input").fetchall()
 
 
@@ -55,7 +55,7 @@ def test_a_job_on_the_gpu_ends_where_one_on_the_cpu_ends(
     assert abs(means[0] / means[1] - 1) < 0.02
     if precision == "fp32":
         pictures = [
-            np.asarray(Image.open(place / row[6]), float)
+            np.asarray(Image.open(place / "release" / row[6]), float)
             for place, rows in ((tmp_path / "gpu", gpu), (folder, cpu))
             for row in rows
         ]

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from faceanon_engine.engine.job.beginning import WorkerFactory
-from faceanon_engine.engine.job.manifest import ItemRow, Manifest
+from faceanon_engine.engine.job.layout import JobFolder
+from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
 from faceanon_engine.engine.job.report import JobObserver, JobResult
+from faceanon_engine.engine.job.rows import by_input
 from faceanon_engine.engine.job.run import run_job
 from faceanon_engine.engine.job.settings import JobSettings
 from tests.support.fake_worker import FakeWorker
@@ -38,15 +40,21 @@ def run(
 
 
 def items(settings: JobSettings, state: str | None = None) -> list[ItemRow]:
-    with Manifest.read(settings.output / "manifest.sqlite") as manifest:
+    with Manifest.read(settings.folder.manifest) as manifest:
         return manifest.items(state)
 
 
+def known(manifest: Manifest) -> tuple[dict[str, InputRow], dict[str, list[ItemRow]]]:
+    """What a manifest knows of a job's inputs, and its rows by input."""
+    return manifest.inputs(), by_input(manifest.items())
+
+
 def visible(folder: Path) -> list[str]:
-    """Files in an output folder, but for the job's own."""
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in names if not name.startswith((".faceanon", "manifest.sqlite")))
+    """Files that lie in a job's `release/`, relative to it."""
+    release = JobFolder(folder).release
+    return sorted(path.relative_to(release).as_posix() for path in release.rglob("*") if path.is_file())
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, bytes]]:
-    return {name: ((folder / name).stat().st_mtime_ns, (folder / name).read_bytes()) for name in visible(folder)}
+    release = JobFolder(folder).release
+    return {name: ((release / name).stat().st_mtime_ns, (release / name).read_bytes()) for name in visible(folder)}

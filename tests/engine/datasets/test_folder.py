@@ -62,3 +62,15 @@ def test_what_is_left_out_is_said_in_a_line_a_reason(tmp_path: Path) -> None:
         "left out, being a link to a folder: loop",
     )
     assert left_out(tmp_path / "a.png") == ()
+
+
+def test_a_line_that_names_only_folders_above_has_a_name_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("..\n/\n.\n")
+    assert [sample.key for sample in find_inputs(tmp_path / "list.txt")] == ["folder", "folder~2", "folder~3"]
+
+
+def test_a_line_that_is_no_path_on_any_system_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a" * 20_000)
+    with pytest.raises(UserError, match="no list of paths") as raised:
+        list(find_inputs(tmp_path / "list.txt"))
+    assert len(str(raised.value)) < 200 + len(str(tmp_path))

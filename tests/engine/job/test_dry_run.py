@@ -17,6 +17,7 @@ from faceanon_engine.engine.datasets.reader import Reader
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job.dry_run import plan_job
+from faceanon_engine.engine.job.folder import make_folder
 from faceanon_engine.engine.job.settings import JobSettings
 from tests.support.fake_worker import FakeWorker, make_inputs
 from tests.support.jobs import Told, items, run
@@ -54,8 +55,8 @@ def test_links_to_folders_are_mentioned_also_before_the_job(tmp_path: Path, sett
 
 def test_an_empty_manifest_is_as_good_as_none(settings: JobSettings) -> None:
     make_inputs(settings.input, 1)
-    settings.output.mkdir()
-    (settings.output / "manifest.sqlite").touch()
+    make_folder(settings.folder)
+    settings.folder.manifest.touch()
     assert [item.action for item in plan_job(settings, make_worker=FakeWorker).items] == ["anonymize"]
     assert run(settings).done == 1
 
@@ -137,8 +138,8 @@ def results_lost(settings: JobSettings) -> JobSettings:
     settings = replace(settings, save_codes=True)
     make_inputs(settings.input, 3)
     run(settings)
-    (settings.output / "photo-00.png").unlink()
-    (settings.output / "photo-02.w_plus.npy").unlink()
+    (settings.folder.release / "photo-00.png").unlink()
+    (settings.folder.private / "codes/photo-02.w_plus.npy").unlink()
     return settings
 
 
@@ -153,7 +154,7 @@ def some_faces_left(settings: JobSettings) -> JobSettings:
     picture(settings.input / "pair.png")
     picture(settings.input / "other.png")
     run(settings)
-    (settings.output / "pair-face1.png").unlink()
+    (settings.folder.release / "pair-face1.png").unlink()
     return settings
 
 
@@ -168,28 +169,29 @@ def some_faces_cannot_be_read(settings: JobSettings) -> JobSettings:
 
 def a_result_of_somebody_else(settings: JobSettings) -> JobSettings:
     make_inputs(settings.input, 2)
-    settings.output.mkdir()
-    (settings.output / "photo-01.png").write_text("a year of work")
+    make_folder(settings.folder)
+    (settings.folder.release / "photo-01.png").write_text("a year of work")
     return settings
 
 
 def a_second_face_of_somebody_else(settings: JobSettings) -> JobSettings:
     picture(settings.input / "pair.png")
-    settings.output.mkdir()
-    (settings.output / "pair-face1.png").write_text("a year of work")
+    make_folder(settings.folder)
+    (settings.folder.release / "pair-face1.png").write_text("a year of work")
     return settings
 
 
 def codes_of_somebody_else(settings: JobSettings) -> JobSettings:
     settings = a_result_of_somebody_else(replace(settings, save_codes=True))
-    (settings.output / "photo-01.png").rename(settings.output / "photo-01.w_plus.npy")
+    (settings.folder.private / "codes").mkdir()
+    (settings.folder.release / "photo-01.png").rename(settings.folder.private / "codes/photo-01.w_plus.npy")
     return settings
 
 
 def somebody_moved_theirs_away(settings: JobSettings) -> JobSettings:
     settings = a_result_of_somebody_else(settings)
     run(settings)
-    (settings.output / "photo-01.png").unlink()
+    (settings.folder.release / "photo-01.png").unlink()
     return settings
 
 
@@ -206,7 +208,7 @@ def changed(settings: JobSettings) -> JobSettings:
 def changed_beside_somebody_else(settings: JobSettings) -> JobSettings:
     """A name that differs only in large letters from a result that is given up, where the file system tells them."""
     settings = changed(settings)
-    (settings.output / "PHOTO-00.png").write_text("a year of work")
+    (settings.folder.release / "PHOTO-00.png").write_text("a year of work")
     picture(settings.input / "PHOTO-00.jpg")
     return settings
 
@@ -295,8 +297,8 @@ def below_a_file(settings: JobSettings) -> JobSettings:
 
 
 def a_file_where_a_folder_has_to_be(settings: JobSettings) -> JobSettings:
-    settings.output.mkdir()
-    (settings.output / "deeper").write_text("a year of work")
+    make_folder(settings.folder)
+    (settings.folder.release / "deeper").write_text("a year of work")
     picture(settings.input / "deeper" / "photo-00.png")
     return settings
 
@@ -314,13 +316,13 @@ def another_margin(settings: JobSettings) -> JobSettings:
 
 
 def no_manifest(settings: JobSettings) -> JobSettings:
-    settings.output.mkdir()
-    (settings.output / "manifest.sqlite").write_bytes(b"no database at all" * 100)
+    make_folder(settings.folder)
+    settings.folder.manifest.write_bytes(b"no database at all" * 100)
     return settings
 
 
 def a_folder_as_manifest(settings: JobSettings) -> JobSettings:
-    (settings.output / "manifest.sqlite").mkdir(parents=True)
+    settings.folder.manifest.mkdir(parents=True)
     return settings
 
 
@@ -360,9 +362,9 @@ def test_both_refuse_in_the_same_words(settings: JobSettings, state: Callable[[J
 
 def test_both_refuse_a_folder_in_which_another_run_works(settings: JobSettings) -> None:
     make_inputs(settings.input, 1)
-    with Popen([sys.executable, "-c", HOLD, str(settings.output / ".faceanon.lock")], stdin=PIPE, stdout=PIPE) as other:
+    with Popen([sys.executable, "-c", HOLD, str(settings.folder.lock)], stdin=PIPE, stdout=PIPE) as other:
         assert other.stdout is not None
-        settings.output.mkdir()
+        make_folder(settings.folder)
         assert other.stdin is not None
         other.stdin.write(b"\n")
         other.stdin.flush()
@@ -385,7 +387,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
-@pytest.mark.parametrize("name", ["", "manifest.sqlite", ".faceanon.lock"])
+@pytest.mark.parametrize("name", ["", "release", "private", "private/manifest.sqlite", "private/job.lock"])
 def test_both_refuse_what_may_not_be_written(settings: JobSettings, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     make_inputs(settings.input, 1)
     run(settings)

@@ -15,13 +15,14 @@ from faceanon_engine.engine.datasets.reader import Reader, prefetch
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError
 from faceanon_engine.engine.job.faces import Listed, faces_to_do
-from faceanon_engine.engine.job.folder import find_samples
+from faceanon_engine.engine.job.folder import make_folder
 from faceanon_engine.engine.job.listing import bring_up_to_date
 from faceanon_engine.engine.job.manifest import ItemRow, Manifest
 from faceanon_engine.engine.job.recording import Recorder
+from faceanon_engine.engine.job.samples import find_samples
 from faceanon_engine.engine.job.settings import JobSettings
 from tests.support.fake_worker import make_inputs
-from tests.support.jobs import Told, items, run, stamps, visible
+from tests.support.jobs import Told, items, known, run, stamps, visible
 from tests.support.samples import with_faces, with_two_faces
 
 
@@ -65,7 +66,7 @@ def test_several_faces_give_several_outputs(settings: JobSettings, monkeypatch: 
     assert rows[("photo-01.png", 0)] == "photo-01.png"
     assert rows[("photo-01.png", 1)] == "photo-01.png-face1.png", "photo-01-face1.png is another input's"
     before = stamps(settings.output)
-    (settings.output / "photo-01.png-face1.png").unlink()
+    (settings.folder.release / "photo-01.png-face1.png").unlink()
     run(settings)
     after = stamps(settings.output)
     assert {name for name in after if after[name] != before[name]} == {"photo-01.png-face1.png"}
@@ -87,7 +88,7 @@ def test_what_is_done_stays_done_when_the_rest_of_a_photo_fails(
     pixels = np.asarray(Image.open(photo))
     monkeypatch.setattr(Reader, "read", lambda reader, sample: with_faces(sample, pixels, pixels))
     run(settings)
-    (settings.output / "photo-00-face1.png").unlink()
+    (settings.folder.release / "photo-00-face1.png").unlink()
 
     def unreadable(reader: Reader, sample: Sample) -> Sample:
         raise InputError("unreadable", "it may not be read")
@@ -110,7 +111,7 @@ def test_a_face_that_is_not_found_again_leaves_no_picture(
         monkeypatch.setattr(Reader, "read", lambda reader, sample, n=count: with_faces(sample, *[pixels] * n))
         assert run(settings).done == count
         assert len(visible(settings.output)) == count
-        (settings.output / "photo-00.png").unlink()
+        (settings.folder.release / "photo-00.png").unlink()
 
 
 def test_faces_come_with_their_sample_their_pixels_and_their_row(settings: JobSettings) -> None:
@@ -118,11 +119,11 @@ def test_faces_come_with_their_sample_their_pixels_and_their_row(settings: JobSe
     make_inputs(settings.input, 2)
     samples = find_samples(settings)
     pictures = [np.full((32, 32, 3), value, np.uint8) for value in range(3)]
-    settings.output.mkdir()
-    with Manifest.open(settings.output / "manifest.sqlite") as manifest, ThreadPoolExecutor(1) as executor:
-        listing = bring_up_to_date(settings, samples, manifest)
+    make_folder(settings.folder)
+    with Manifest.open(settings.folder.manifest) as manifest, ThreadPoolExecutor(1) as executor:
+        listing = bring_up_to_date(settings, samples, manifest, *known(manifest))
         done = ItemRow("photo-00.png", 0, state="done", output="photo-00.png")
-        (settings.output / "photo-00.png").touch()
+        (settings.folder.release / "photo-00.png").touch()
         observer = Told()
         recorder = Recorder(settings, "b" * 64, manifest, observer, executor)
 

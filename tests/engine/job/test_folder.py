@@ -10,6 +10,7 @@ import pytest
 
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job.dry_run import plan_job
+from faceanon_engine.engine.job.folder import make_folder
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.system.files import TEMPORARY_PATTERN
 from tests.support.fake_worker import FakeWorker, make_inputs
@@ -56,10 +57,10 @@ def test_what_does_not_change_results_may_change(settings: JobSettings) -> None:
 
 def test_half_written_files_of_a_killed_run_are_removed_and_others_left(settings: JobSettings) -> None:
     make_inputs(settings.input, 1)
-    (settings.output / "sub").mkdir(parents=True)
-    left = settings.output / "sub" / TEMPORARY_PATTERN.replace("*", "x")
+    make_folder(settings.folder)
+    left = settings.folder.private / TEMPORARY_PATTERN.replace("*", "x")
     left.write_bytes(b"half")
-    other = settings.output / "sub" / "notes.tmp"
+    other = settings.folder.private / "notes.tmp"
     other.write_text("keep")
     run(settings)
     assert not left.exists()

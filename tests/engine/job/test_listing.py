@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from faceanon_engine.engine.errors import InputError
-from faceanon_engine.engine.job.folder import find_samples
+from faceanon_engine.engine.job.folder import make_folder
 from faceanon_engine.engine.job.listing import (
     bring_up_to_date,
     claimed_inputs,
@@ -21,9 +20,10 @@ from faceanon_engine.engine.job.listing import (
 )
 from faceanon_engine.engine.job.manifest import ItemRow, Manifest
 from faceanon_engine.engine.job.rows import by_input
+from faceanon_engine.engine.job.samples import find_samples
 from faceanon_engine.engine.job.settings import JobSettings
 from tests.support.fake_worker import make_inputs
-from tests.support.jobs import items, run, stamps
+from tests.support.jobs import items, known, run, stamps
 
 
 def test_new_inputs_join_and_a_larger_limit_goes_on(settings: JobSettings) -> None:
@@ -40,7 +40,7 @@ def test_a_missing_result_is_made_again(settings: JobSettings) -> None:
     make_inputs(settings.input, 3)
     run(settings)
     before = stamps(settings.output)
-    (settings.output / "photo-01.png").unlink()
+    (settings.folder.release / "photo-01.png").unlink()
     result = run(settings)
     assert (result.done, result.done_before) == (3, 2)
     after = stamps(settings.output)
@@ -61,8 +61,8 @@ def test_a_changed_input_is_done_again(settings: JobSettings) -> None:
 
 def test_a_file_of_somebody_else_is_never_overwritten(settings: JobSettings) -> None:
     make_inputs(settings.input, 2)
-    settings.output.mkdir()
-    theirs = settings.output / "photo-00.png"
+    make_folder(settings.folder)
+    theirs = settings.folder.release / "photo-00.png"
     theirs.write_text("mine")
     result = run(settings)
     assert theirs.read_text() == "mine"
@@ -72,10 +72,10 @@ def test_a_file_of_somebody_else_is_never_overwritten(settings: JobSettings) -> 
     assert run(settings).done == 2
 
 
-def test_an_original_beside_the_output_is_never_overwritten(tmp_path: Path, settings: JobSettings) -> None:
-    (path,) = make_inputs(settings.input, 1)
+def test_an_original_beside_the_results_is_never_overwritten(settings: JobSettings) -> None:
+    (path,) = make_inputs(settings.folder.release, 1)
     before = path.read_bytes()
-    result = run(replace(settings, input=path, output=settings.input))
+    result = run(replace(settings, input=path))
     assert path.read_bytes() == before
     assert [failure.reason for failure in result.failures] == ["output-exists"]
 
@@ -83,8 +83,8 @@ def test_an_original_beside_the_output_is_never_overwritten(tmp_path: Path, sett
 def test_codes_that_are_not_ours_are_left_alone(settings: JobSettings) -> None:
     settings = replace(settings, save_codes=True)
     make_inputs(settings.input, 1)
-    theirs = settings.output / "photo-00.w_plus.npy"
-    theirs.parent.mkdir()
+    theirs = settings.folder.private / "codes/photo-00.w_plus.npy"
+    theirs.parent.mkdir(parents=True)
     theirs.write_bytes(b"a year of work")
     assert [failure.reason for failure in run(settings).failures] == ["output-exists"]
     assert theirs.read_bytes() == b"a year of work"
@@ -116,7 +116,7 @@ def test_a_name_that_a_changed_input_gives_up_is_free(settings: JobSettings) -> 
 def test_a_name_given_up_is_no_leave_to_overwrite_one_in_large_letters(settings: JobSettings) -> None:
     (path,) = make_inputs(settings.input, 1)
     run(settings)
-    theirs = settings.output / "PHOTO-00.png"
+    theirs = settings.folder.release / "PHOTO-00.png"
     if theirs.exists():
         pytest.skip("this file system does not tell small from large letters")
     theirs.write_text("a year of work")
@@ -132,11 +132,11 @@ def test_looking_through_writes_nothing_and_says_what_the_manifest_does_not_know
     paths[3].write_bytes(b"broken")
     run(settings)
     os.utime(paths[0], ns=(1, 1))
-    (settings.output / "photo-01.png").unlink()
+    (settings.folder.release / "photo-01.png").unlink()
     paths[3].unlink()
     make_inputs(settings.input / "new", 1)
     before = stamps(settings.output)
-    with Manifest.read(settings.output / "manifest.sqlite") as manifest:
+    with Manifest.read(settings.folder.manifest) as manifest:
         known, rows = manifest.inputs(), by_input(manifest.items())
     listing, update = look_through(settings, find_samples(settings), known, rows)
     assert stamps(settings.output) == before
@@ -156,16 +156,16 @@ def test_looking_through_writes_nothing_and_says_what_the_manifest_does_not_know
 def test_what_is_listed_once_is_not_new_again(settings: JobSettings) -> None:
     make_inputs(settings.input, 3)
     samples = find_samples(settings)
-    settings.output.mkdir()
-    with Manifest.open(settings.output / "manifest.sqlite") as manifest:
-        listing = bring_up_to_date(settings, samples, manifest)
+    make_folder(settings.folder)
+    with Manifest.open(settings.folder.manifest) as manifest:
+        listing = bring_up_to_date(settings, samples, manifest, *known(manifest))
         assert listing.todo == samples
         assert {row.output for rows in listing.rows.values() for row in rows} == {
             row.output for row in manifest.items()
         }
         _, update = look_through(settings, samples, manifest.inputs(), by_input(manifest.items()))
         assert (update.inputs, update.items, update.changed) == ((), (), ())
-        assert bring_up_to_date(settings, samples, manifest).rows == {
+        assert bring_up_to_date(settings, samples, manifest, *known(manifest)).rows == {
             key: list(rows) for key, rows in listing.rows.items()
         }
 
@@ -173,9 +173,9 @@ def test_what_is_listed_once_is_not_new_again(settings: JobSettings) -> None:
 def test_inputs_are_claimed_with_their_rows_and_what_vanished_is_left(settings: JobSettings) -> None:
     make_inputs(settings.input, 9)
     samples = find_samples(settings)
-    settings.output.mkdir()
-    with Manifest.open(settings.output / "manifest.sqlite") as manifest:
-        bring_up_to_date(settings, samples, manifest)
+    make_folder(settings.folder)
+    with Manifest.open(settings.folder.manifest) as manifest:
+        bring_up_to_date(settings, samples, manifest, *known(manifest))
         manifest.fill_queue(sample.key for sample in samples)
         claims = claimed_inputs(manifest, 0, samples[1:])
         sample, rows = next(claims)
@@ -208,9 +208,9 @@ def test_a_name_given_up_protects_nobody_who_comes_after(settings: JobSettings) 
     (path,) = make_inputs(settings.input, 1)
     run(settings)
     os.utime(path, ns=(1, 1))
-    with Manifest.open(settings.output / "manifest.sqlite") as manifest:
-        listing = bring_up_to_date(settings, find_samples(settings), manifest)
-    assert not (settings.output / "photo-00.png").exists()
-    (settings.output / "photo-00.png").write_text("a year of work")
+    with Manifest.open(settings.folder.manifest) as manifest:
+        listing = bring_up_to_date(settings, find_samples(settings), manifest, *known(manifest))
+    assert not (settings.folder.release / "photo-00.png").exists()
+    (settings.folder.release / "photo-00.png").write_text("a year of work")
     names = replace(listing.names, taken=set())
     assert plan_row(settings, names, "photo-00.png", 0).reason == "output-exists"

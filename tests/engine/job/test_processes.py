@@ -78,7 +78,7 @@ def test_two_processes_share_a_job(settings: JobSettings, monkeypatch: pytest.Mo
     processes = {row.neighbour_id for row in items(settings, "done")}
     assert len(processes) == 2
     assert os.getpid() not in processes
-    assert not list(settings.output.glob(".faceanon-process-*")), "locks of processes that ended are taken away"
+    assert not list(settings.folder.private.glob("process-*")), "locks of processes that ended are taken away"
 
 
 def test_what_a_killed_process_had_claimed_is_done_by_the_other(
@@ -113,7 +113,7 @@ def test_two_processes_give_no_two_faces_one_name(settings: JobSettings, monkeyp
     assert run(settings, None, SharedWorker).done == 32
     outputs = [str(row.output) for row in items(settings)]
     assert len(set(outputs)) == 32
-    assert all((settings.output / name).is_file() for name in outputs)
+    assert all((settings.folder.release / name).is_file() for name in outputs)
 
 
 def test_a_name_costs_no_reading_of_the_whole_manifest(settings: JobSettings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_a_name_costs_no_reading_of_the_whole_manifest(settings: JobSettings, mo
     make_inputs(settings.input, 6)
     run(replace(settings, devices=None, limit=1), None, SharedWorker)
     settings = replace(settings, devices=None)
-    with Manifest.open(settings.output / "manifest.sqlite") as manifest:
+    with Manifest.open(settings.folder.manifest) as manifest:
         names = [f"photo-{number:02d}.png" for number in range(1, 6)]
         manifest.add_inputs([InputRow(name, 1, 1) for name in names], [ItemRow(name, 0, output=name) for name in names])
         manifest.fill_queue(names)
@@ -147,18 +147,20 @@ def test_when_the_first_process_is_killed_the_others_end_and_a_new_run_finishes(
     patience = time.monotonic() + 60
     while time.monotonic() < patience:
         time.sleep(0.05)
-        if (settings.output / "manifest.sqlite").exists() and len(items(settings, "done")) >= 4:
+        if (settings.folder.manifest).exists() and len(items(settings, "done")) >= 4:
             break
     workers = {row.neighbour_id for row in items(settings, "done")}
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    before = {row.output: (settings.output / str(row.output)).stat().st_mtime_ns for row in items(settings, "done")}
+    before = {
+        row.output: (settings.folder.release / str(row.output)).stat().st_mtime_ns for row in items(settings, "done")
+    }
     assert 4 <= len(before) < 30
     again = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert len(items(settings, "done")) == 30
     for output, stamp in before.items():
-        assert (settings.output / str(output)).stat().st_mtime_ns == stamp
+        assert (settings.folder.release / str(output)).stat().st_mtime_ns == stamp
     assert all(ends(int(pid)) for pid in workers)
 
 
@@ -178,7 +180,7 @@ def test_ctrl_c_ends_all_processes_in_one_line(tmp_path: Path) -> None:
     patience = time.monotonic() + 60
     while time.monotonic() < patience:
         time.sleep(0.05)
-        if (settings.output / "manifest.sqlite").exists() and items(settings, "done"):
+        if (settings.folder.manifest).exists() and items(settings, "done"):
             break
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, said = process.communicate(timeout=60)

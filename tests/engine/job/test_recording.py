@@ -19,6 +19,7 @@ from PIL import Image
 from faceanon_engine.engine.datasets.sample import sample_at
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job import recording as recording_module
+from faceanon_engine.engine.job.folder import make_folder
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
 from faceanon_engine.engine.job.recording import PendingFace, Recorder
 from faceanon_engine.engine.job.report import JobObserver
@@ -40,14 +41,14 @@ def test_the_format_asked_for_is_written(settings: JobSettings, suffix: str, for
     make_inputs(settings.input, 1)
     run(replace(settings, format=format.lower()))
     assert visible(settings.output) == ["photo-00" + suffix]
-    assert Image.open(settings.output / ("photo-00" + suffix)).format == format
+    assert Image.open(settings.folder.release / ("photo-00" + suffix)).format == format
 
 
-def test_codes_lie_beside_their_image(settings: JobSettings) -> None:
+def test_codes_are_kept_private(settings: JobSettings) -> None:
     make_inputs(settings.input, 2)
     run(replace(settings, save_codes=True))
     for row in items(settings):
-        codes = np.load(settings.output / str(row.codes))
+        codes = np.load(settings.folder.private / str(row.codes))
         assert codes.shape == (1, 8)
         assert int(codes[0, 0]) == row.neighbour_id
 
@@ -58,10 +59,10 @@ def test_a_full_disk_stops_the_job_and_what_was_done_stays(
     make_inputs(settings.input, 8)
     rename, count = os.replace, itertools.count(1)  # threads call it, in any order
 
-    def fills_up(source: str, target: Path) -> None:
-        if target.suffix == ".png" and next(count) > 6:
+    def fills_up(source: Path, target: str, **where: int) -> None:
+        if str(target).endswith(".png") and next(count) > 6:
             raise OSError(28, "No space left on device")
-        rename(source, target)
+        rename(source, target, **where)
 
     monkeypatch.setattr(os, "replace", fills_up)
     with pytest.raises(UserError, match="No space left on device"):
@@ -81,11 +82,11 @@ def test_an_interrupted_job_records_what_is_being_written(
     make_inputs(settings.input, 8)
     rename, begun = os.replace, threading.Event()
 
-    def slowly(source: str, target: Path) -> None:
-        if target.suffix == ".png":
+    def slowly(source: Path, target: str, **where: int) -> None:
+        if str(target).endswith(".png"):
             begun.set()
             time.sleep(0.05)
-        rename(source, target)
+        rename(source, target, **where)
 
     class Impatient(JobObserver):
         def batch(self, size: int, step: int, steps: int) -> None:
@@ -110,14 +111,14 @@ def test_results_are_recorded_as_they_are_written_while_later_steps_go_on(
     """A slow write holds up neither the steps nor the record of what was written before it."""
     settings = replace(settings, steps=3, batch_size=4)
     make_inputs(settings.input, 8)
-    write, held = recording_module.write_result, threading.Event()
+    write, held = recording_module.write_below, threading.Event()
 
-    def slow(path: Path, content: bytes) -> None:
-        if path.name == "photo-03.png":
+    def slow(root: Path, name: str, content: bytes, staging: Path) -> None:
+        if name == "release/photo-03.png":
             assert held.wait(30)
-        write(path, content)
+        write(root, name, content, staging)
 
-    monkeypatch.setattr(recording_module, "write_result", slow)
+    monkeypatch.setattr(recording_module, "write_below", slow)
     seen: list[int] = []
 
     class Watch(JobObserver):
@@ -138,16 +139,16 @@ def test_a_write_that_fails_stops_the_job_and_what_was_recorded_has_its_file(
     make_inputs(settings.input, 12)
     rename = os.replace
 
-    def fills_up(source: str, target: Path) -> None:
-        if target.name >= "photo-06.png":
+    def fills_up(source: Path, target: str, **where: int) -> None:
+        if str(target) >= "photo-06.png":
             raise OSError(28, "No space left on device")
-        rename(source, target)
+        rename(source, target, **where)
 
     monkeypatch.setattr(os, "replace", fills_up)
     with pytest.raises(UserError, match="No space left on device"):
         run(settings, None, ContinuousWorker)
     done = items(settings, "done")
-    assert all((settings.output / str(row.output)).is_file() for row in done)
+    assert all((settings.folder.release / str(row.output)).is_file() for row in done)
     monkeypatch.undo()
     assert run(settings, None, ContinuousWorker).done == 12
 
@@ -158,12 +159,12 @@ def test_a_write_that_fails_stops_the_job_and_what_was_recorded_has_its_file(
 @pytest.fixture
 def recorder(settings: JobSettings) -> Iterator[Callable[[JobObserver], Recorder]]:
     """Makes a recorder for a manifest in which two.png has two faces and one.png one."""
-    settings.output.mkdir()
+    make_folder(settings.folder)
     rows = [ItemRow("two.png", 0, output="two.png"), ItemRow("two.png", 1, output="two-face1.png")]
     rows.append(ItemRow("one.png", 0, output="one.png"))
     with (
         ThreadPoolExecutor(2) as executor,
-        Manifest.open(settings.output / "manifest.sqlite") as manifest,
+        Manifest.open(settings.folder.manifest) as manifest,
     ):
         manifest.add_inputs([InputRow("two.png", 1, 1), InputRow("one.png", 1, 1)], rows)
 
@@ -218,20 +219,20 @@ def test_an_input_with_nothing_left_is_finished_at_once(
 def test_what_is_written_later_is_recorded_in_the_order_in_which_it_finished(
     settings: JobSettings, recorder: Callable[[JobObserver], Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, held = recording_module.write_result, threading.Event()
+    write, held = recording_module.write_below, threading.Event()
 
-    def slow(path: Path, content: bytes) -> None:
-        if path.name == "two.png":
+    def slow(root: Path, name: str, content: bytes, staging: Path) -> None:
+        if name == "release/two.png":
             assert held.wait(30)
-        write(path, content)
+        write(root, name, content, staging)
 
-    monkeypatch.setattr(recording_module, "write_result", slow)
+    monkeypatch.setattr(recording_module, "write_below", slow)
     observer = Told()
     recording = recorder(observer)
     for face in (pending(settings, "two.png"), pending(settings, "one.png")):
         recording.write([face], results(settings, [face]))
     until = time.monotonic() + 30
-    while not (settings.output / "one.png").exists() and time.monotonic() < until:
+    while not (settings.folder.release / "one.png").exists() and time.monotonic() < until:
         time.sleep(0.01)
     recording.record_written()
     assert items(settings, "done") == [], "the first is not written yet"
@@ -244,14 +245,14 @@ def test_what_is_written_later_is_recorded_in_the_order_in_which_it_finished(
 def test_results_that_wait_are_few_for_they_are_held_in_memory(
     settings: JobSettings, recorder: Callable[[JobObserver], Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, held = recording_module.write_result, threading.Event()
+    write, held = recording_module.write_below, threading.Event()
     monkeypatch.setattr(recording_module, "MOST_UNWRITTEN", 1)
 
-    def slow(path: Path, content: bytes) -> None:
+    def slow(root: Path, name: str, content: bytes, staging: Path) -> None:
         assert held.wait(30)
-        write(path, content)
+        write(root, name, content, staging)
 
-    monkeypatch.setattr(recording_module, "write_result", slow)
+    monkeypatch.setattr(recording_module, "write_below", slow)
     recording = recorder(Told())
     first, second = pending(settings, "two.png"), pending(settings, "one.png")
     recording.write([first], results(settings, [first]))

@@ -31,7 +31,7 @@ def test_every_input_becomes_an_output_at_the_same_place_and_a_full_row(settings
         assert empty == ["reason", "message", "codes"]
         assert (row.state, row.steps, row.preset, row.bundle) == ("done", 2, "falco", "b" * 64)
         original = np.asarray(Image.open(settings.input / row.input))
-        np.testing.assert_array_equal(np.asarray(Image.open(settings.output / str(row.output))), 255 - original)
+        np.testing.assert_array_equal(np.asarray(Image.open(settings.folder.release / str(row.output))), 255 - original)
         assert row.neighbour_id == int(original.mean())
 
 
@@ -40,11 +40,14 @@ def test_a_second_run_touches_nothing_and_opens_no_network(settings: JobSettings
     make_inputs(settings.input, 3)
     run(settings)
     before = stamps(settings.output)
-    assert "contact-sheet.png" in before
+    private = {path: path.stat().st_mtime_ns for path in settings.folder.private.rglob("*") if path.is_file()}
+    assert {"contact-sheet.png", "photo-02.w_plus.npy"} <= {path.name for path in private}
     observer = Told()
     result = run(settings, observer)
     assert (result.done, result.done_before, observer.already) == (3, 3, 3)
     assert stamps(settings.output) == before
+    del private[settings.folder.manifest], private[settings.folder.lock]
+    assert {path: path.stat().st_mtime_ns for path in private} == private
     assert FakeWorker.loads == 1
 
 

@@ -12,14 +12,14 @@ from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError
 from faceanon_engine.engine.job.settings import JobSettings
 from tests.support.fake_worker import FakeWorker, make_inputs
-from tests.support.jobs import Told, run, visible
+from tests.support.jobs import Told, run
 
 
 def test_the_contact_sheet_grows_with_the_job_and_can_be_left_out(settings: JobSettings) -> None:
     make_inputs(settings.input, 3)
-    sheet = settings.output / "contact-sheet.png"
+    sheet = settings.folder.contact_sheet
     assert run(settings).contact_sheet is None
-    assert not sheet.exists()
+    assert not settings.folder.contact_sheet.exists()
     assert run(replace(settings, contact_sheet=1)).contact_sheet == sheet
     small = Image.open(sheet).size
     run(replace(settings, contact_sheet=3))
@@ -31,14 +31,14 @@ def test_a_sheet_of_originals_goes_when_none_is_wanted(settings: JobSettings) ->
     make_inputs(settings.input, 2)
     assert run(replace(settings, contact_sheet=2)).contact_sheet is not None
     assert run(settings).contact_sheet is None
-    assert "contact-sheet.png" not in visible(settings.output)
+    assert not settings.folder.contact_sheet.exists()
     assert run(replace(settings, contact_sheet=2)).contact_sheet is not None
 
 
 def test_a_sheet_that_is_not_ours_is_left_alone(settings: JobSettings) -> None:
     make_inputs(settings.input, 2)
-    theirs = settings.output / "contact-sheet.png"
-    theirs.parent.mkdir()
+    theirs = settings.folder.contact_sheet
+    theirs.parent.mkdir(parents=True)
     theirs.write_bytes(b"a year of work")
     observer = Told()
     result = run(replace(settings, contact_sheet=2), observer)

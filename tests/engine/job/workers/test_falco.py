@@ -31,7 +31,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def rows(output: Path) -> pandas.DataFrame:
-    return pandas.read_sql("select * from items", sqlite3.connect(output / "manifest.sqlite"))
+    return pandas.read_sql("select * from items", sqlite3.connect(output / "private" / "manifest.sqlite"))
 
 
 def noise_inputs(folder: Path, count: int) -> None:
@@ -81,7 +81,7 @@ def test_a_job_runs_the_method_and_records_what_it_did(tmp_path: Path, bundle: s
     for column in ("identity_after", "attribute_after", "neighbour_distance"):
         np.testing.assert_allclose(together[column], alone[column], rtol=1e-3, atol=1e-4)
     for row in together.itertuples():
-        codes = [np.load(tmp_path / job / row.codes) for job in ("together", "alone")]
+        codes = [np.load(tmp_path / job / "private" / row.codes) for job in ("together", "alone")]
         assert codes[0].shape == (8, 16)
         np.testing.assert_allclose(codes[0], codes[1], atol=2e-3)
         assert Image.open(tmp_path / "together" / row.output).size == (32, 32)
@@ -116,7 +116,7 @@ def test_originals_of_another_size_are_brought_to_the_networks(tmp_path: Path, b
         tmp_path / "in", tmp_path / "out", bundle=bundle, steps=1, align="never", pool_size=8, contact_sheet=0
     )
     assert (result.done, result.failed) == (2, 0)
-    assert Image.open(tmp_path / "out" / "large.png").size == (32, 32)
+    assert Image.open(tmp_path / "out" / "release" / "large.png").size == (32, 32)
 
 
 @pytest.mark.parametrize(("name", "chosen"), [("cuda:0", [0]), ("cuda:1", [1])])

@@ -57,10 +57,10 @@ def test_a_proxy_early_stopping_and_precision_are_announced_recorded_and_kept(or
     # What is delivered is the final code's picture in float32, though the steps were made in bfloat16.
     generator = Bundle.open(demo_path()).load("generator")
     for row in rows:
-        code = torch.from_numpy(np.load(result.output / str(row.codes)))[None]
+        code = torch.from_numpy(np.load(result.output / "private" / str(row.codes)))[None]
         with torch.no_grad():
             expected = to_uint8(generator.synthesis(code))[0].numpy()
-        written = np.asarray(Image.open(result.output / str(row.output))).astype(int)
+        written = np.asarray(Image.open(result.release / str(row.output))).astype(int)
         assert np.abs(written - expected).max() <= 1
 
 
