@@ -22,7 +22,7 @@ OurState = dict[str, Tensor]
 def _config(ours: OurState, mapping_layers: int) -> GeneratorConfig:
     """Shape of the generator that a converted state belongs to; raises ValueError when there is none."""
     count = sum(bool(re.fullmatch(r"layers\.\d+\.conv\.weight", key)) for key in ours)
-    resolution = 4 * 2 ** (count // 2)
+    resolution = 4 * 2 ** min(count // 2, 60)
     widths = {4 * 2 ** ((i + 1) // 2): ours[f"layers.{i}.conv.weight"].shape[0] for i in range(count)}
     channel_max = max(widths.values())
     bases = {side * width for side, width in widths.items() if width < channel_max}
