@@ -42,16 +42,26 @@ def demo_path() -> Path:
 
 
 def installed_bundles() -> dict[str, Path]:
-    """Directories of the installed bundles by name, sorted; the one that comes with the package is not among them."""
+    """Directories of the installed bundles by name, sorted; the one that comes with the package is not among them.
+
+    Whether they can be opened is not looked at. Raises UserError when their folder cannot be read.
+    """
     root = home().bundles
-    if not root.is_dir():
+    try:
+        paths = sorted(root.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        raise UserError(f"{root} cannot be read ({error.strerror}): mend its rights") from None
     # Names that begin with a dot are bundles that were being written when the program was stopped.
-    return {
-        path.name: path
-        for path in sorted(root.iterdir())
-        if not path.name.startswith(".") and (path / MANIFEST).is_file()
-    }
+    return {path.name: path for path in paths if not path.name.startswith(".") and _is_bundle(path)}
+
+
+def _is_bundle(path: Path) -> bool:
+    try:
+        return (path / MANIFEST).is_file()
+    except OSError:  # a folder that may not be looked into: whoever opens it says so
+        return True
 
 
 class Bundle:
