@@ -123,7 +123,7 @@ def list_(as_json: bool) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         if "problem" not in row:
-            origin = row["networks"]["generator"].get("format", "")
+            origin = row["networks"]["generator"].get("format", "")[:60]
             size = f"{row['bytes'] / 1e6:.1f}"
             add_row(table, row["name"], str(row["resolution"]), size, row["digest"][:12], origin, row["path"])
     output_console().print(table)

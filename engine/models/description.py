@@ -19,7 +19,7 @@ _NAME = 255
 def read_description(file: Path) -> dict[str, Any]:
     """What the file says, every value of the type that it has to be, and each configuration that of a network.
 
-    Raises OSError, ValueError saying what is wrong, and UserError for networks that do not fit each other.
+    Raises OSError, and ValueError saying what is wrong: with the file, or with networks that do not fit each other.
     """
     with open(file, "rb") as stream:
         data = stream.read(_BYTES + 1)
@@ -80,7 +80,10 @@ def _check(content: Any) -> None:
         if not all(isinstance(value, str) for value in source.values()):
             raise ValueError(f"{role}: what it says of the source is no text")
     if "generator" in configs and "inverter" in configs:
-        check_fit(configs["generator"], configs["inverter"])
+        try:
+            check_fit(configs["generator"], configs["inverter"])
+        except UserError as error:
+            raise ValueError(str(error)) from None
     extra = content.get("extra") or {}
     for entry in _typed({"extra": extra}, "extra", dict).values():
         if isinstance(entry, dict) and {"file", "sha256"} <= {*entry}:

@@ -17,6 +17,8 @@ from faceanon_engine.engine.networks.stylegan2 import GeneratorConfig
 
 State = Mapping[str, Tensor]
 OurState = dict[str, Tensor]
+_LAYERS = 21
+"""Of a generator of 4096 px, the largest there can be: noise maps that a file lacks are made as large as its layers."""
 
 
 def _config(ours: OurState, mapping_layers: int) -> GeneratorConfig:
@@ -100,6 +102,8 @@ def from_rosinality(state: State, w_avg: Tensor | None = None) -> tuple[Generato
     names = ["conv1"]
     while f"convs.{len(names) - 1}.conv.weight" in state:
         names.append(f"convs.{len(names) - 1}")
+    if len(names) > _LAYERS:
+        raise ValueError(f"{len(names)} layers, not a whole number from 1 to {_LAYERS}")
     for index, theirs in enumerate(names):
         name = f"layers.{index}"
         _styled(

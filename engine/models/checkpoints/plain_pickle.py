@@ -323,10 +323,14 @@ def _size(*sizes: Any) -> Any:
     return sizes[0] if sizes else ()
 
 
+def _encoded(text: Any, coding: Any = "") -> Any:
+    """Bytes, as protocol 2 spells them; more than a number has are not copied."""
+    return text.encode("latin-1") if isinstance(text, str) and len(text) <= 16 and coding == "latin1" else Inert()
+
+
 _INERT = {
     "builtins": ("set", "frozenset", "slice", "complex", "bytearray"),
     "collections": ("Counter",),
-    "_codecs": ("encode",),
     "torch": (
         "device",
         "float16",
@@ -346,6 +350,7 @@ PLAIN: dict[tuple[str, str], Any] = {
     ("argparse", "Namespace"): _record,
     ("dnnlib.util", "EasyDict"): _record,
     ("torch", "Size"): _size,
+    ("_codecs", "encode"): _encoded,
     ("numpy", "dtype"): _NumberType,
     ("numpy.core.multiarray", "scalar"): _number,
     ("numpy._core.multiarray", "scalar"): _number,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from faceanon_engine.engine.models.checkpoints.plain_pickle import Malformed
+from faceanon_engine.engine.models.checkpoints.plain_pickle import Inert, Malformed
 from faceanon_engine.engine.system.printable import printable
 
 _DIMENSIONS = 8
@@ -97,7 +97,17 @@ def _parameter(data: Any, *_: Any) -> Any:
     return data
 
 
+def _from_type(function: Any, _type: Any, arguments: Any, *_: Any) -> Any:
+    """A tensor that was given attributes, without them."""
+    if function not in (_tensor, _parameter) or not isinstance(arguments, tuple):
+        raise Malformed("a tensor in it is of an unknown kind")
+    return function(*arguments)
+
+
 TENSORS: dict[tuple[str, str], Any] = {
+    ("torch._tensor", "_rebuild_from_type_v2"): _from_type,
+    ("torch", "Tensor"): Inert(),
+    ("torch.nn.parameter", "Parameter"): Inert(),
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import resource
 import struct
 import subprocess
 import sys
 import zipfile
-from collections import OrderedDict
+from argparse import Namespace
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -211,6 +214,7 @@ BOMBS = {
     "lists in lists": _many(100_000, b"]", after=b"a" * 99_999),
     "tuples in tuples": _many(100_000, b"\x85", b")"),
     "doubled": _many(60_000, b"2\x86", b"}"),
+    "objects in objects": _many(50_000, b"h\x00)\x81", b"cdnnlib.util\nEasyDict\nq\x00", b"}" + b"b" * 50_000),
     "hashed": _HASHED_FOR_EVER,
     "copied": _COPIED,
     "colliding": _COLLIDING,
@@ -427,9 +431,21 @@ def _layers(count: int) -> dict[str, torch.Tensor]:
     return state
 
 
+def _convs(count: int) -> dict[str, torch.Tensor]:
+    """Layers of a generator as rosinality names them, without noise maps: those are made, of the layer's side."""
+    one = torch.ones(1)
+    state = {"input.input": one, "style.1.weight": torch.ones(1, 1), "style.1.bias": one}
+    for name in ("conv1", *(f"convs.{index}" for index in range(count - 1))):
+        state |= {f"{name}.conv.weight": torch.ones(1, 1, 1, 3, 3), f"{name}.conv.modulation.weight": torch.ones(1, 1)}
+        state |= {f"{name}.{part}": one for part in ("conv.modulation.bias", "activate.bias", "noise.weight")}
+    return state
+
+
 @pytest.mark.parametrize(
     "content",
     [
+        {"g_ema": _convs(25)},
+        {"g_ema": _convs(400)},
         _units(3000),
         {"state_dict": _styles(3000), "latent_avg": torch.ones(2)},
         {"generator": _layers(99)},
@@ -460,10 +476,26 @@ def test_official_layouts_are_still_read(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "file")[0].source_format == "rosinality"
 
 
+def test_what_checkpoints_hold_beside_tensors_is_let_pass(tmp_path: Path) -> None:
+    state = state_dict("stylegan2-genforce-64")
+    state["truncation.w_avg"].note = 3  # type: ignore[attr-defined]
+    beside = {
+        "opts": Namespace(device=torch.device("cuda:0"), dtype=torch.float16),
+        "kinds": {1, 2},
+        "counts": Counter("abc"),
+        "size": torch.Size([1, 2]),
+        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"betas": (0.9, 0.99)}]},
+        "bytes": b"abc",
+        "number": np.float32(3),
+        "weight": torch.nn.Parameter(torch.ones(2)),
+    }
+    for new in (True, False):
+        torch.save({"generator_smooth": state, **beside}, tmp_path / "file", _use_new_zipfile_serialization=new)
+        assert read_checkpoint(tmp_path / "file")[0].role == "generator"
+
+
 @pytest.mark.parametrize("kind", ["folder", "nothing", "pipe"])
 def test_what_is_no_file_is_one_line_and_not_waited_for(kind: str, tmp_path: Path) -> None:
-    import os
-
     path = tmp_path / "file"
     if kind == "folder":
         path.mkdir()
