@@ -98,7 +98,7 @@ def _pairs(option: str, values: tuple[str, ...], form: str) -> dict[str, str]:
 @options.as_json
 @options.log_level
 def list_(as_json: bool) -> None:
-    """List the bundles: installed ones and the demo's."""
+    """List the bundles: installed ones and the demo's, and what is wrong with those that cannot be used."""
     from faceanon_engine.engine.models import Bundle, demo_path, installed_bundles
     from faceanon_engine.engine.models.bundle import DEMO
 
@@ -122,13 +122,14 @@ def list_(as_json: bool) -> None:
     for column in ("bundle", "pixels", "MB", "digest", "generator from", "path"):
         table.add_column(column, overflow="fold")
     for row in rows:
-        if "problem" in row:
-            add_row(table, row["name"], "", "", "damaged", row["problem"], row["path"])
-        else:
-            origin = row["networks"]["generator"].get("format", "")
+        if "problem" not in row:
+            origin = row["networks"]["generator"].get("format", "")[:60]
             size = f"{row['bytes'] / 1e6:.1f}"
             add_row(table, row["name"], str(row["resolution"]), size, row["digest"][:12], origin, row["path"])
     output_console().print(table)
+    for row in rows:
+        if "problem" in row:
+            say(output_console(), f"damaged: {row['name']}: {row['problem']}")
 
 
 @models.command()

@@ -13,13 +13,13 @@ the roles, the configurations and the files' checksums, neither names nor notes.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faceanon_engine.engine.choices import ROLES
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.models.description import read_description
 from faceanon_engine.engine.system.digests import sha256_of, sha256_of_values
 from faceanon_engine.engine.system.home import home
 from faceanon_engine.engine.system.printable import first_line
@@ -27,7 +27,6 @@ from faceanon_engine.engine.system.printable import first_line
 if TYPE_CHECKING:
     import torch
 
-FORMAT = 1
 MANIFEST = "bundle.json"
 DEMO = "demo"
 
@@ -43,16 +42,26 @@ def demo_path() -> Path:
 
 
 def installed_bundles() -> dict[str, Path]:
-    """Directories of the installed bundles by name, sorted; the one that comes with the package is not among them."""
+    """Directories of the installed bundles by name, sorted; the one that comes with the package is not among them.
+
+    Whether they can be opened is not looked at. Raises UserError when their folder cannot be read.
+    """
     root = home().bundles
-    if not root.is_dir():
+    try:
+        paths = sorted(root.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        raise UserError(f"{root} cannot be read ({error.strerror}): mend its rights") from None
     # Names that begin with a dot are bundles that were being written when the program was stopped.
-    return {
-        path.name: path
-        for path in sorted(root.iterdir())
-        if not path.name.startswith(".") and (path / MANIFEST).is_file()
-    }
+    return {path.name: path for path in paths if not path.name.startswith(".") and _is_bundle(path)}
+
+
+def _is_bundle(path: Path) -> bool:
+    try:
+        return (path / MANIFEST).is_file()
+    except OSError:  # a folder that may not be looked into: whoever opens it says so
+        return True
 
 
 class Bundle:
@@ -69,17 +78,13 @@ class Bundle:
         """Open a bundle by directory or name; None means the only installed one, or the demo bundle when none is.
 
         Raises UserError when there is no such bundle, when several are installed and none was named, when
-        `bundle.json` is damaged and, unless `check_files` is false, when a file is missing or of another size.
-        Checksums are compared by `load` and `verify`.
+        `bundle.json` is damaged or describes what no network is and, unless `check_files` is false, when a file is
+        missing or of another size. Checksums are compared by `load` and `verify`.
         """
         path = Path(name_or_path) if name_or_path is not None else home().bundles
         try:
             path = cls._find(name_or_path)
-            content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            if content["format"] != FORMAT:
-                raise UserError(
-                    f"bundle {path} has format {content['format']}, this version reads {FORMAT}: import it again"
-                )
+            content = read_description(path / MANIFEST)
             bundle = cls(path, content)
             missing = [role for role in ROLES if role not in bundle.networks]
             if missing:
@@ -87,15 +92,15 @@ class Bundle:
             for role in ROLES:
                 entry = bundle.networks[role]
                 file = bundle.file(role)
-                entry["config"], entry["sha256"]  # each has to be there
                 size = file.stat().st_size if check_files else entry["bytes"]
                 if size != entry["bytes"]:
                     raise UserError(f"{file} has {size} bytes, bundle.json says {entry['bytes']}: import it again")
-            _ = bundle.resolution
         except FileNotFoundError as error:
             raise UserError(f"bundle {path}: {Path(error.filename).name} is missing: import it again") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"bundle {path}: bundle.json cannot be read ({error}): import it again") from None
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"bundle {path}: bundle.json cannot be read ({first_line(error)[:160]}): import it again"
+            ) from None
         return bundle
 
     @staticmethod
@@ -118,10 +123,11 @@ class Bundle:
     @property
     def resolution(self) -> int:
         """Side of the generator's images in pixels, to which faces are brought."""
-        return int(self.networks["generator"]["config"]["resolution"])
+        side: int = self.networks["generator"]["config"]["resolution"]
+        return side
 
     def file(self, role: str) -> Path:
-        """The role's safetensors file; raises UserError for a name that leads out of the bundle."""
+        """The role's safetensors file; raises UserError for a name or a link that leads out of the bundle."""
         return self._inside(self.networks[role]["file"])
 
     def _extra_files(self) -> dict[str, dict[str, Any]]:
@@ -131,9 +137,21 @@ class Bundle:
         }
 
     def _inside(self, name: str) -> Path:
-        if name in ("", ".", "..") or "/" in name or "\\" in name:
-            raise UserError(f"bundle {self.path}: file name {name!r} leads out of the bundle: do not use this bundle")
-        return self.path / name
+        file = self.path / name
+        try:
+            # A link may name any file of this machine, and a pipe or a device may be read for ever.
+            inside = Path(name).name == name not in ("", ".", "..") and "\\" not in name
+            inside = inside and file.resolve().parent == self.path.resolve()
+            special = inside and file.exists() and not file.is_file()
+        except (OSError, ValueError, RuntimeError):  # too long, no name, a circle of links
+            inside = special = False
+        if not inside:
+            raise UserError(
+                f"bundle {self.path}: file name {name[:80]!r} leads out of the bundle: do not use this bundle"
+            )
+        if special:
+            raise UserError(f"bundle {self.path}: {name!r} is no file: do not use this bundle")
+        return file
 
     @property
     def digest(self) -> str:
@@ -159,12 +177,13 @@ class Bundle:
     def load(self, role: str, device: str | torch.device = "cpu") -> Any:
         """The role's network in float32 on the device, frozen.
 
-        Raises UserError when the file is damaged or does not hold the network.
+        Raises UserError when the file is damaged, does not hold the network, or holds weights that are not finite. What
+        it holds is compared with the configuration before any of it is read.
         """
         import torch
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
 
+        from faceanon_engine.engine.models.weights import read_weights
         from faceanon_engine.engine.networks.build import build
         from faceanon_engine.engine.networks.stylegan2 import Generator
 
@@ -173,13 +192,9 @@ class Bundle:
             # Results are labelled with the digest: weights other than the recorded ones must not make any.
             if sha256_of(file) != self.networks[role]["sha256"]:
                 raise UserError(f"{file} is damaged, its sha256 is not the one in bundle.json: import the bundle again")
-            state = {key: value.float() for key, value in load_file(file).items()}
             with torch.device("meta"):
                 network = build(role, self.networks[role]["config"])
-            for key, value in network.state_dict().items():
-                # A counter that inference never reads; it is not stored.
-                if key.endswith("num_batches_tracked"):
-                    state[key] = torch.zeros_like(value, device="cpu")
+            state = read_weights(file, network)
             network.load_state_dict(state, assign=True)
             network = _without_meta(network, role, self.networks[role]["config"], state)
         except (
@@ -193,7 +208,7 @@ class Bundle:
             ArithmeticError,
         ) as error:
             raise UserError(
-                f"{file} does not hold the {role} that bundle.json describes ({first_line(error)}): "
+                f"{file} does not hold the {role} that bundle.json describes ({first_line(error)[:160]}): "
                 "check it with 'models verify'"
             ) from None
         network = network.to(device).eval().requires_grad_(False)

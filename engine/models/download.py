@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import lzma
 import os
+import re
 import socket
 import tarfile
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,9 +23,12 @@ from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.models.official import OfficialFile
 from faceanon_engine.engine.system.digests import sha256_of, sha256_of_chunks
 from faceanon_engine.engine.system.locks import locked
+from faceanon_engine.engine.system.printable import first_line
 from faceanon_engine.engine.system.progress import Progress
 
 _BLOCK = 1 << 20
+_STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]{0,1000}"')
+"""Only a strong mark promises the same bytes."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,8 @@ def fetch(
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{target.parent} cannot be made ({error.strerror}): choose another folder") from None
+    if partial.exists() and not partial.is_file():
+        raise UserError(f"{partial} is no file that a download left: move it away")
     lock = partial.with_name(partial.name + ".lock")
     taken = f"{partial} is being written by another download: wait for that one"
     with ExitStack() as stack:
@@ -186,12 +194,15 @@ def _complete(
 
 def _continue(url: str, partial: Path, progress: Progress | None, timeout: float) -> bool:
     """Append what is missing, or write all where the server cannot go on; returns whether it went on."""
+    etag = _recorded_etag(partial)
+    if etag is None and _etag(partial).exists():
+        _discard(partial)  # of which version the beginning is, cannot be told any more
     have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "faceanon-engine"})
     if have:
         request.add_header("Range", f"bytes={have}-")
-        if _etag(partial).is_file():
-            request.add_header("If-Range", _etag(partial).read_text(encoding="utf-8"))
+        if etag is not None:
+            request.add_header("If-Range", etag)
     with urllib.request.urlopen(request, timeout=timeout) as answer:
         if answer.headers.get_content_type() == "text/html":
             raise UserError(f"{url} sent a web page instead of a file: download it in a browser")
@@ -199,13 +210,12 @@ def _continue(url: str, partial: Path, progress: Progress | None, timeout: float
         if not resumed:
             have = 0
         length = answer.headers.get("Content-Length")
-        total = have + int(length) if length is not None else None
+        total = have + int(length) if length is not None and re.fullmatch(r"[0-9]{1,18}", length) else None
         with _writing(partial):
             if not resumed:
                 etag = str(answer.headers.get("ETag", ""))
-                # Only a strong one promises the same bytes.
-                if etag.startswith('"'):
-                    _etag(partial).write_text(etag, encoding="utf-8")
+                if _STRONG_ETAG.fullmatch(etag):
+                    _etag(partial).write_text(etag, encoding="ascii")
                 else:
                     _etag(partial).unlink(missing_ok=True)
         with _open(partial, "ab" if resumed else "wb") as stream:
@@ -229,7 +239,7 @@ def _extract(archive: Path, target: Path) -> str:
     try:
         with tarfile.open(archive) as content:
             for member in content:
-                if member.isfile() and PurePosixPath(member.name).name == target.name:
+                if member.isfile() and not member.issparse() and PurePosixPath(member.name).name == target.name:
                     break
             else:
                 raise UserError(f"{archive} holds no {target.name}: look into it, or get the file elsewhere")
@@ -238,8 +248,10 @@ def _extract(archive: Path, target: Path) -> str:
             with _writing(partial), open(partial, "wb") as stream:
                 checksum = sha256_of_chunks(_copied(source, stream))
         os.replace(partial, target)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{archive} is no readable tar archive ({error}): delete it and try again") from None
+    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"{archive} is no readable tar archive ({first_line(error)}): delete it and try again"
+        ) from None
     finally:
         partial.unlink(missing_ok=True)
     return checksum
@@ -269,6 +281,18 @@ def _open(path: Path, mode: str) -> IO[bytes]:
 def _etag(partial: Path) -> Path:
     """Where the server's mark of the version that the partial file belongs to is kept."""
     return partial.with_name(partial.name + ".etag")
+
+
+def _recorded_etag(partial: Path) -> str | None:
+    """The mark that lies beside the partial file; None where there is none, or what lies there is none."""
+    if not _etag(partial).is_file():
+        return None
+    try:
+        with open(_etag(partial), "rb") as stream:
+            etag = stream.read(1025).decode("ascii", "replace")
+    except OSError:
+        return None
+    return etag if _STRONG_ETAG.fullmatch(etag) else None
 
 
 def _discard(partial: Path) -> None:

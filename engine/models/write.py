@@ -11,7 +11,8 @@ from typing import Any
 
 from faceanon_engine.engine.choices import ROLES, STORED_DTYPES
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.models.bundle import FORMAT, MANIFEST, Bundle
+from faceanon_engine.engine.models.bundle import MANIFEST, Bundle
+from faceanon_engine.engine.models.description import FORMAT, check_fit
 from faceanon_engine.engine.system.digests import sha256_of
 from faceanon_engine.engine.system.files import atomic_folder
 
@@ -54,7 +55,7 @@ def write_bundle(
     missing = [role for role in ROLES if role not in by_role]
     if missing:
         raise UserError(f"bundle {name!r} lacks {', '.join(missing)}: give a checkpoint of each")
-    _check_fit(by_role)
+    check_fit(by_role["generator"].config, by_role["inverter"].config)
     if path.exists() and not (path / MANIFEST).is_file() and not (path.is_dir() and not any(path.iterdir())):
         raise UserError(f"{path} is there and is no bundle: move it away, or choose another name")
     try:
@@ -85,13 +86,15 @@ def _write_network(folder: Path, network: NetworkToWrite, dtype: str) -> dict[st
     import torch
     from safetensors.torch import save_file
 
+    from faceanon_engine.engine.models.finite import is_finite
+
     kind = getattr(torch, dtype)
     state = {
         key: value.detach().to("cpu", kind).contiguous().clone()
         for key, value in network.state_dict.items()
         if value.is_floating_point()
     }
-    bad = [key for key, value in state.items() if not torch.isfinite(value).all()]
+    bad = [key for key, value in state.items() if not is_finite(value)]
     if bad:
         raise UserError(f"{network.role}: {bad[0]} is not finite as {dtype}: store it as float32")
     file = folder / f"{network.role}.safetensors"
@@ -105,12 +108,3 @@ def _write_network(folder: Path, network: NetworkToWrite, dtype: str) -> dict[st
         "dtype": dtype,
         "source": network.source,
     }
-
-
-def _check_fit(networks: dict[str, NetworkToWrite]) -> None:
-    generator, inverter = networks["generator"].config, networks["inverter"].config
-    if (inverter.rows, inverter.w_dim) != (generator.rows, generator.w_dim):
-        raise UserError(
-            f"the inverter gives {inverter.rows} rows of {inverter.w_dim}, the generator takes {generator.rows} of "
-            f"{generator.w_dim}: use an inverter that was trained for this generator"
-        )

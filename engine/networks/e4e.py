@@ -7,34 +7,15 @@ feature pyramid is pSp's (Richardson et al., CVPR 2021).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from faceanon_engine.engine.networks.configs import InverterConfig as InverterConfig
 from faceanon_engine.engine.networks.irse import body, input_layer
 from faceanon_engine.engine.networks.resize import resize_and_crop
 from faceanon_engine.engine.networks.stylegan2_layers import EqualizedLinear
-
-
-@dataclass(frozen=True)
-class InverterConfig:
-    """Shape of an inverter; the defaults are e4e's for the 1024 px FFHQ generator.
-
-    input_size: side the network sees, a power of two of at least 32. rows, w_dim: of the generator's w+.
-    units, widths: residual units and channels of the four stages. middle_row, fine_row: first rows that read the
-    middle and the fine level of the pyramid.
-    """
-
-    input_size: int = 256
-    rows: int = 18
-    w_dim: int = 512
-    units: tuple[int, ...] = (3, 4, 14, 3)
-    widths: tuple[int, ...] = (64, 128, 256, 512)
-    reduction: int = 16
-    middle_row: int = 3
-    fine_row: int = 7
 
 
 class StyleHead(nn.Module):

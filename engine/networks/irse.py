@@ -5,32 +5,12 @@ Source: ArcFace (Deng, Guo, Xue, Zafeiriou, CVPR 2019); the 50-layer configurati
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from faceanon_engine.engine.networks.configs import IdentityEncoderConfig as IdentityEncoderConfig
 from faceanon_engine.engine.networks.resize import resize_and_crop
-
-
-@dataclass(frozen=True)
-class IdentityEncoderConfig:
-    """Shape and preprocessing of an identity encoder; the defaults are ArcFace IR-SE50.
-
-    input_size: side the network sees, a multiple of 16. resize: shorter side before the crop; None: input_size.
-    crop: (top, bottom, left, right) of the resized square, area-averaged to input_size; None crops nothing.
-    units, widths: residual units and channels of the four stages, each of which halves the side.
-    """
-
-    input_size: int = 112
-    resize: int | None = 256
-    crop: tuple[int, int, int, int] | None = (35, 223, 32, 220)
-    units: tuple[int, ...] = (3, 4, 14, 3)
-    widths: tuple[int, ...] = (64, 128, 256, 512)
-    reduction: int = 16
-    embedding_dim: int = 512
-    dropout: float = 0.6
 
 
 class SqueezeExcitation(nn.Module):

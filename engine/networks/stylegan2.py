@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
@@ -16,44 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from faceanon_engine.engine.networks import stylegan2_fused
+from faceanon_engine.engine.networks.configs import GeneratorConfig as GeneratorConfig
 from faceanon_engine.engine.networks.launcher import launcher_for
 from faceanon_engine.engine.networks.stylegan2_layers import EqualizedLinear, ModulatedConv, StyledLayer, ToRGB
-
-
-@dataclass(frozen=True)
-class GeneratorConfig:
-    """Shape of a generator; the defaults are the 1024 px FFHQ network (config F).
-
-    resolution: side in pixels, a power of two of at least 8. z_dim, w_dim: widths of the codes.
-    channel_base, channel_max: a layer at side r has min(channel_base // r, channel_max) channels.
-    mapping_layers: fully connected layers from z to w; their learning rate is multiplied by mapping_lr_multiplier.
-    """
-
-    resolution: int = 1024
-    z_dim: int = 512
-    w_dim: int = 512
-    channel_base: int = 32768
-    channel_max: int = 512
-    mapping_layers: int = 8
-    mapping_lr_multiplier: float = 0.01
-
-    def __post_init__(self) -> None:
-        if self.resolution < 8 or self.resolution & (self.resolution - 1):
-            raise ValueError(f"resolution {self.resolution} is not a power of two of at least 8")
-
-    @property
-    def blocks(self) -> int:
-        """Number of resolutions from 4 px on."""
-        return int(math.log2(self.resolution)) - 1
-
-    @property
-    def rows(self) -> int:
-        """Rows of a w+ code: one a convolution, and one for the last toRGB."""
-        return 2 * self.blocks
-
-    def channels(self, resolution: int) -> int:
-        """Channels of the layers at that side."""
-        return min(self.channel_base // resolution, self.channel_max)
 
 
 class Mapping(nn.Module):

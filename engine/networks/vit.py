@@ -5,37 +5,14 @@ Source: CLIP (Radford et al., ICML 2021); FaRL (Zheng et al., CVPR 2022), ViT-B/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from faceanon_engine.engine.networks.configs import AttributeEncoderConfig as AttributeEncoderConfig
 from faceanon_engine.engine.networks.resize import resize_and_crop
-
-
-@dataclass(frozen=True)
-class AttributeEncoderConfig:
-    """Shape and normalisation of an attribute encoder; the defaults are FaRL's ViT-B/16.
-
-    input_size: side the network sees; patch: side of a patch; width, layers, heads: of the transformer.
-    mean, std: normalisation of pixels in [0, 1].
-    """
-
-    input_size: int = 224
-    patch: int = 16
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    embedding_dim: int = 512
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens: one a patch and the class token, which comes first."""
-        return (self.input_size // self.patch) ** 2 + 1
 
 
 class AttributeFeatures(NamedTuple):

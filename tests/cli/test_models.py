@@ -72,3 +72,31 @@ def test_doctor_names_what_works_and_why_not(tmp_path: Path) -> None:
     assert all(entry["works"] or entry["reason"] for entry in machine["backends"].values())
     assert {"name": "tiny", "works": True, "pixels": 32} in machine["bundles"]
     assert machine["disk"]["free"] > 0
+
+
+def test_a_bad_bundle_is_named_in_one_line_beside_the_others(tmp_path: Path) -> None:
+    good = write_tiny_bundle(tmp_path / "bundles" / "good").path
+    bad = {
+        "cut": '{"format": 1',
+        "deep": "[" * 50_000,
+        "list": "[]",
+        "odd": (good / "bundle.json").read_text().replace('"source": {}', '"source": 3'),
+        "sizes": (good / "bundle.json").read_text().replace('"bytes": ', '"bytes": -'),
+        "types": (good / "bundle.json").read_text().replace('"config": {', '"config": [{').replace("},", "}],", 1),
+    }
+    for name, text in bad.items():
+        (tmp_path / "bundles" / name).mkdir()
+        (tmp_path / "bundles" / name / "bundle.json").write_text(text)
+    listed = run(tmp_path, "models", "list")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    damaged = [line for line in listed.stdout.splitlines() if line.startswith("damaged: ")]
+    assert [line.split(":")[1].strip() for line in damaged] == sorted(bad)
+    assert all(str(tmp_path / "bundles" / name) in line for name, line in zip(sorted(bad), damaged, strict=True))
+    assert {"good", "demo"} <= {line.split()[0] for line in listed.stdout.splitlines() if line.strip()}
+    rows = json.loads(run(tmp_path, "models", "list", "--json").stdout)["bundles"]
+    assert {row["name"]: "problem" in row for row in rows} == {**dict.fromkeys(bad, True), "good": False, "demo": False}
+    for name in bad:
+        opened = run(tmp_path, "models", "verify", name)
+        assert opened.returncode == 2
+        assert opened.stderr.count("\n") == 1
+        assert "mistake in the program" not in opened.stderr

@@ -1,5 +1,4 @@
 from .generators import estimate_w_avg as estimate_w_avg
-from .nvidia_pickle import read_nvidia_pickle as read_nvidia_pickle
 from .reading import ImportedNetwork as ImportedNetwork
 from .reading import read_checkpoint as read_checkpoint
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -57,15 +58,14 @@ def from_arcface(state: State) -> tuple[IdentityEncoderConfig, dict[str, Tensor]
 def from_e4e_encoder(state: State, latent_avg: Tensor) -> tuple[InverterConfig, dict[str, Tensor]]:
     """e4e's encoder, keys without `encoder.`, relative to `latent_avg` [rows, w_dim] or [w_dim]."""
     units, widths = _stages(state)
-    rows = 0
-    depths = []
-    while f"styles.{rows}.linear.weight" in state:
-        convolutions = {m[1] for key in state if (m := re.match(rf"styles\.{rows}\.convs\.(\d+)\.weight", key))}
-        depths.append(len(convolutions))
-        rows += 1
+    counts = Counter(m[1] for key in state if (m := re.fullmatch(r"styles\.(\d+)\.convs\.\d+\.weight", key)))
+    depths: list[int] = []
+    while f"styles.{len(depths)}.linear.weight" in state:
+        depths.append(counts[str(len(depths))])
+    rows = len(depths)
     w_dim = state["styles.0.linear.weight"].shape[0]
     config = InverterConfig(
-        input_size=16 * 2 ** depths[0],
+        input_size=16 * 2 ** min(depths[0], 62),
         rows=rows,
         w_dim=w_dim,
         units=units,

@@ -17,12 +17,14 @@ from faceanon_engine.engine.networks.stylegan2 import GeneratorConfig
 
 State = Mapping[str, Tensor]
 OurState = dict[str, Tensor]
+_LAYERS = 21
+"""Of a generator of 4096 px, the largest there can be: noise maps that a file lacks are made as large as its layers."""
 
 
 def _config(ours: OurState, mapping_layers: int) -> GeneratorConfig:
     """Shape of the generator that a converted state belongs to; raises ValueError when there is none."""
     count = sum(bool(re.fullmatch(r"layers\.\d+\.conv\.weight", key)) for key in ours)
-    resolution = 4 * 2 ** (count // 2)
+    resolution = 4 * 2 ** min(count // 2, 60)
     widths = {4 * 2 ** ((i + 1) // 2): ours[f"layers.{i}.conv.weight"].shape[0] for i in range(count)}
     channel_max = max(widths.values())
     bases = {side * width for side, width in widths.items() if width < channel_max}
@@ -100,6 +102,8 @@ def from_rosinality(state: State, w_avg: Tensor | None = None) -> tuple[Generato
     names = ["conv1"]
     while f"convs.{len(names) - 1}.conv.weight" in state:
         names.append(f"convs.{len(names) - 1}")
+    if len(names) > _LAYERS:
+        raise ValueError(f"{len(names)} layers, not a whole number from 1 to {_LAYERS}")
     for index, theirs in enumerate(names):
         name = f"layers.{index}"
         _styled(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
+import tarfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.models.download import fetch, obtain
+from faceanon_engine.engine.models.download import _extract, fetch, obtain
 from faceanon_engine.engine.models.official import OFFICIAL, Address, OfficialFile, official_files
 
 CONTENT = bytes(range(256)) * 12_000
@@ -149,3 +154,60 @@ def test_the_files_needed_are_those_nobody_named() -> None:
     assert [file.name for file in official_files(["ffhq.pkl"])] == ["ffhq.pkl"]
     with pytest.raises(UserError, match=r"unknown file 'nothing.pth': known are stylegan2_ffhq1024.pth"):
         official_files(["nothing.pth"])
+
+
+@pytest.mark.parametrize(
+    "mark", [b"", b"\xff\xfe", b'"two\r\nlines: 1"', b'"' + b"x" * 100_000 + b'"', b"W/weak", b'"a" "b"', b'"\0"']
+)
+def test_a_record_of_a_version_that_is_none_begins_anew(server: Server, tmp_path: Path, mark: bytes) -> None:
+    """It would go into the request as it is; and what the beginning is of, nobody knows without it."""
+    (tmp_path / "file.partial").write_bytes(b"of another file")
+    (tmp_path / "file.partial.etag").write_bytes(mark)
+    assert fetch(address(server), tmp_path / "file", tries=1) == CHECKSUM
+    assert server.asked == [None]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_a_partial_file_that_is_none_is_refused(server: Server, tmp_path: Path, kind: str) -> None:
+    partial = tmp_path / "file.partial"
+    partial.mkdir() if kind == "folder" else os.mkfifo(partial)
+    with pytest.raises(UserError, match=r"file\.partial is no file"):
+        fetch(address(server), tmp_path / "file", tries=1)
+
+
+def _archive(mode: str) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode) as archive:  # type: ignore[call-overload]
+        for name in ("folder/other", "folder/" + "x" * 200, "folder/file.pth"):
+            member = tarfile.TarInfo(name)
+            member.size = 1000
+            archive.addfile(member, io.BytesIO(bytes(1000)))
+    return stream.getvalue()
+
+
+ARCHIVES = {mode: _archive(mode) for mode in ("w:", "w:gz", "w:bz2", "w:xz")}
+
+
+@settings(
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_any_archive_is_unpacked_or_refused(data: st.DataObject, tmp_path: Path) -> None:
+    content = bytearray(ARCHIVES[data.draw(st.sampled_from(sorted(ARCHIVES)))])
+    for _ in range(data.draw(st.integers(1, 3))):
+        first = data.draw(st.integers(0, len(content) - 1))
+        content[first : first + data.draw(st.integers(0, 12))] = data.draw(st.binary(max_size=12))
+    archive, target = tmp_path / "archive.tar", tmp_path / "file.pth"
+    archive.write_bytes(content)
+    target.unlink(missing_ok=True)
+    try:
+        checksum = _extract(archive, target)
+    except UserError as error:
+        said = str(error)
+    else:
+        assert checksum == hashlib.sha256(target.read_bytes()).hexdigest()
+        return
+    assert "\n" not in said
+    assert str(archive) in said
+    assert not target.exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import pickle
 import zipfile
@@ -16,7 +15,7 @@ import pytest
 import torch
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.models.checkpoints.nvidia_pickle import _Unpickler
+from faceanon_engine.engine.models.checkpoints.plain_pickle import Steps, Stream, read_pickle
 from faceanon_engine.engine.models.checkpoints.reading import read_checkpoint
 from faceanon_engine.engine.networks.build import build
 from faceanon_engine.engine.networks.e4e import Inverter, InverterConfig
@@ -180,7 +179,7 @@ def test_numbers_of_any_numpy_are_read_from_nvidias_pickles(module: bytes, value
     """The releases were written by NumPy 1, which called the module otherwise."""
     stored = pickle.dumps(value, protocol=3)
     stored = stored.replace(b"numpy._core.multiarray", module).replace(b"numpy.core.multiarray", module)
-    loaded = _Unpickler(io.BytesIO(stored)).load()
+    loaded = read_pickle(Stream(stored, Steps()), {})
     assert loaded == value
     assert type(loaded) in (float, int, bool)
 
