@@ -148,7 +148,7 @@ def test_a_pool_of_another_bundle_is_refused(bundle: Bundle) -> None:
     with pytest.raises(ValueError, match="names another bundle"):
         Falco.open(bundle, RUNS, other, short())
     with pytest.raises(UserError, match="was made by another bundle than 'tiny'"):
-        Falco(opened.networks, opened.sessions, Pool(pool.path, other), short())
+        Falco(opened.networks, opened.sessions, Pool(pool.path, other, pool.checksums), short())
 
 
 @pytest.mark.parametrize("margin", [-0.1, 1.1, float("nan")])
