@@ -11,14 +11,22 @@ import functools
 import logging
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from faceanon_engine.engine.datasets.folder import left_out
 from faceanon_engine.engine.datasets.reader import Reader, prefetch, thread_count, threads
 from faceanon_engine.engine.job.batches import Batches
 from faceanon_engine.engine.job.beginning import Beginning, WorkerFactory, begin_job
 from faceanon_engine.engine.job.faces import Listed, faces_to_do
-from faceanon_engine.engine.job.folder import find_samples, held, make_folder, refuse_changes, remove_temporaries
+from faceanon_engine.engine.job.folder import (
+    find_samples,
+    has_manifest,
+    held,
+    make_folder,
+    refuse_changes,
+    refuse_held,
+    remove_temporaries,
+)
 from faceanon_engine.engine.job.listing import Listing, bring_up_to_date, claimed_inputs, shared_names
 from faceanon_engine.engine.job.manifest import NAME as MANIFEST_NAME
 from faceanon_engine.engine.job.manifest import Manifest
@@ -40,19 +48,31 @@ def run_job(
 ) -> JobResult:
     """Do the job, or what is left of it.
 
-    Raises UserError for what the person can mend: a missing input or bundle, a folder that cannot be written, a full
-    disk, another run on the same output, settings that differ from an earlier run's. Whatever was finished stays.
+    Raises UserError for what the person can mend: a missing input or bundle, networks or a pool that cannot work, a
+    folder that cannot be written, a full disk, another run on the same output, settings that differ from an earlier
+    run's. Whatever was finished stays.
     """
     started = time.monotonic()
     observer = observer or JobObserver()
     beginning = begin_job(settings, make_worker)
+    about = beginning.about()
+    load = _loader(beginning.settings, beginning.worker, observer)
     output = settings.output
+    is_new = not has_manifest(output)
+    if is_new:
+        # Networks and pools that cannot work leave no job behind.
+        refuse_held(output)
+        observer.started(about, len(beginning.samples), 0)
+        _try_networks(beginning, load, observer)
     make_folder(output)
     with held(output), Manifest.open(output / MANIFEST_NAME) as manifest:
         refuse_changes(output, manifest.get("settings") or {}, beginning.fixed)
         manifest.put({"settings": dict(beginning.fixed), "version": _version()})
         remove_temporaries(output)
-        return _run(beginning, manifest, observer, started)
+        listing = bring_up_to_date(beginning.settings, beginning.samples, manifest)
+        if not is_new:
+            observer.started(about, len(beginning.samples), len(beginning.samples) - len(listing.todo))
+        return _run(beginning, about, listing, manifest, observer, load, started)
 
 
 def run_part(
@@ -74,15 +94,19 @@ def run_part(
     _anonymize(settings, inputs, names, manifest, observer, _loader(settings, worker, observer))
 
 
-def _run(beginning: Beginning, manifest: Manifest, observer: JobObserver, started: float) -> JobResult:
-    settings, samples, worker = beginning.settings, beginning.samples, beginning.worker
-    listing = bring_up_to_date(settings, samples, manifest)
+def _run(
+    beginning: Beginning,
+    about: Mapping[str, str],
+    listing: Listing,
+    manifest: Manifest,
+    observer: JobObserver,
+    load: Load,
+    started: float,
+) -> JobResult:
+    settings, samples = beginning.settings, beginning.samples
     done_before = manifest.counts()["done"] - _count_lost(settings, listing)
-    about = beginning.about()
-    observer.started(about, len(samples), len(samples) - len(listing.todo))
     for note in left_out(settings.input):
         observer.note(note)
-    load = _loader(settings, worker, observer)
     if listing.todo and beginning.devices:
         keys = [sample.key for sample in listing.todo]
         part = functools.partial(run_part, make_worker=beginning.make_worker)
@@ -126,6 +150,20 @@ def _anonymize(
         reading = prefetch(executor, lambda listed: reader.read(listed[0]), inputs, size + thread_count())
         faces = faces_to_do(settings, names, reading, recorder)
         Batches(worker, recorder, observer, settings.resolved_steps).anonymize(faces, size)
+
+
+def _try_networks(beginning: Beginning, load: Load, observer: JobObserver) -> None:
+    """Open the networks and the pool; raises UserError where they cannot work.
+
+    Those of this process are kept. Processes of their own open theirs: what was tried for them is given back.
+    """
+    if not beginning.devices:
+        load()
+        return
+    worker = beginning.make_worker(beginning.settings, {}, len(beginning.samples))
+    worker.load(observer.progress)
+    del worker
+    beginning.worker.release_memory()
 
 
 def _loader(settings: JobSettings, worker: Worker, observer: JobObserver) -> Load:

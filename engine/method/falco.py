@@ -29,6 +29,7 @@ from faceanon_engine.engine.method.pairing import NearestNeighbours
 from faceanon_engine.engine.method.pool import Pool, PoolSpec
 from faceanon_engine.engine.method.pool_opening import open_or_make_pool
 from faceanon_engine.engine.method.preset import Preset
+from faceanon_engine.engine.method.self_check import check_networks
 from faceanon_engine.engine.method.stages import embed_attributes, invert_images, synthesise
 from faceanon_engine.engine.method.step import StepSettings, begin, mix_codes
 from faceanon_engine.engine.models.bundle import Bundle
@@ -102,11 +103,15 @@ class Falco:
         """The method with a bundle's networks and the pool of that specification, which is made where it is missing.
 
         `runs` says what runs the stages without gradients, and on which device everything runs; `prepare` makes what
-        that backend lacks; `progress` counts faces of the pool.
+        that backend lacks; `progress` counts faces of the pool. Raises UserError as making one does, for networks that
+        are blind (see `self_check`), and for a damaged pool.
         """
         networks = OpenedNetworks(bundle, runs.device)
         sessions = sessions_of_bundle(bundle, runs, prepare=prepare, networks=networks)
+        precision = checked_precision(optimise_precision, torch.device(networks.device))
+        check_networks(networks, sessions, StepSettings(checked_proxy(preset, bundle.resolution), margin, precision))
         pool = open_or_make_pool(spec, networks, sessions, preset, progress=progress)
+        pool.check_columns(networks.generator.config.w_dim)
         return cls(
             networks,
             sessions,

@@ -97,10 +97,14 @@ def test_what_a_killed_process_had_claimed_is_done_by_the_other(
 
 
 def test_when_all_processes_end_the_person_is_told_and_can_go_on(settings: JobSettings) -> None:
-    make_inputs(settings.input, 3)
+    make_inputs(settings.input, 4)
+    with pytest.raises(UserError, match=r"^CannotLoad: networks.bin cannot be read"):
+        run(settings, None, CannotLoad)
+    assert not settings.output.exists(), "before a job is begun this process has tried"
+    run(replace(settings, limit=1), None, SharedWorker)
     with pytest.raises(UserError, match=r"3 inputs are left: .*CannotLoad"):
         run(settings, None, CannotLoad)
-    assert run(settings, None, SharedWorker).done == 3
+    assert run(settings, None, SharedWorker).done == 4
 
 
 def test_two_processes_give_no_two_faces_one_name(settings: JobSettings, monkeypatch: pytest.MonkeyPatch) -> None:
