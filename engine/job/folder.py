@@ -152,8 +152,8 @@ def held(output: Path) -> Iterator[None]:
     The processes of a run that was killed end themselves a moment later: they are waited for.
     """
     with _locked(output):
-        for path in _wait_for_orphans(output):
-            path.unlink(missing_ok=True)
+        _wait_for_orphans(output)
+        (output / NAMES_LOCK_NAME).unlink(missing_ok=True)
         yield
 
 
@@ -163,28 +163,27 @@ def refuse_held(output: Path) -> None:
     The lock is taken for a moment: a run that begins just then is refused, as by any other run.
     """
     if os.path.exists(output / LOCK_NAME):
-        with _locked(output):
-            _wait_for_orphans(output)
+        with _locked(output, remove=False):
+            _wait_for_orphans(output, remove=False)
 
 
 @contextmanager
-def _locked(output: Path) -> Iterator[None]:
+def _locked(output: Path, *, remove: bool = True) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             refusal = f"another run is working on {output}: wait for it, or give another OUTPUT folder"
-            stack.enter_context(locked(output / LOCK_NAME, refusal=refusal))
+            stack.enter_context(locked(output / LOCK_NAME, refusal=refusal, remove=remove))
         except OSError as error:
             raise UserError(f"output folder {output} cannot be written: {error.strerror or error}") from None
         yield
 
 
-def _wait_for_orphans(output: Path) -> list[Path]:
-    """Wait until the processes of a run that was killed have ended; the locks that they left."""
-    paths = list(output.glob(PROCESS_LOCK_PATTERN))
-    for path in paths:
-        with locked(path, patience=30, refusal=f"a process of an earlier run still works on {output}: end it first"):
+def _wait_for_orphans(output: Path, *, remove: bool = True) -> None:
+    """Wait until the processes of a run that was killed have ended, whose locks tell of them."""
+    refusal = f"a process of an earlier run still works on {output}: end it first"
+    for path in output.glob(PROCESS_LOCK_PATTERN):
+        with locked(path, patience=30, refusal=refusal, remove=remove):
             pass
-    return paths
 
 
 def remove(path: Path) -> None:

@@ -107,10 +107,11 @@ def _run(
     done_before = manifest.counts()["done"] - _count_lost(settings, listing)
     for note in left_out(settings.input):
         observer.note(note)
+    left = 0
     if listing.todo and beginning.devices:
         keys = [sample.key for sample in listing.todo]
         part = functools.partial(run_part, make_worker=beginning.make_worker)
-        share_among(beginning.devices, settings, keys, manifest, observer, part)
+        left = share_among(beginning.devices, settings, keys, manifest, observer, part)
     elif listing.todo:
         inputs = [(sample, listing.rows[sample.key]) for sample in listing.todo]
         _anonymize(settings, inputs, listing.names, manifest, observer, load)
@@ -131,6 +132,7 @@ def _run(
         seconds=time.monotonic() - started,
         about=about,
         failures=failures,
+        left=left,
     )
 
 
