@@ -21,7 +21,12 @@ from faceanon_engine.engine.choices import Metric, OptimisePrecision
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.pixels import Floats, Pixels, from_uint8, to_uint8
 from faceanon_engine.engine.method.anonymized import AnonymizedBatch, Results, joined
-from faceanon_engine.engine.method.capacity import measured_capacity, steps_that_fit
+from faceanon_engine.engine.method.capacity import (
+    measured_capacity,
+    operations_of_a_step,
+    steps_in_time,
+    steps_that_fit,
+)
 from faceanon_engine.engine.method.compare import Targets, compare, encode_originals
 from faceanon_engine.engine.method.continuous import Finished, Lane, Ticket, make_lanes, optimise_continuously
 from faceanon_engine.engine.method.cuda_graph import stepper_for
@@ -143,11 +148,16 @@ class Falco:
     # -- how many at once ----------------------------------------------------------------------------------------
 
     def choose_batch_size(self) -> int:
-        """How many images fit at once: on a GPU by the memory that the first steps take, else by an estimate."""
-        if self.device.type == "cpu":
-            return steps_that_fit(self._full.generator.config, "cpu")
+        """How many images fit at once: on a GPU by the memory that the first steps take, else by estimates.
+
+        On a CPU so few that results come often, see `capacity.steps_in_time`.
+        """
         (ticket,) = self._prepare([torch.zeros(3, self.resolution, self.resolution)], [0], {})
         lane = self.lanes(1)[-1]  # full resolution, which takes most
+        if self.device.type == "cpu":
+            operations = operations_of_a_step(self.step_networks, lane.settings, ticket.state)
+            fitting = steps_that_fit(self._full.generator.config, "cpu")
+            return min(fitting, steps_in_time(operations, self.preset.steps))
         return measured_capacity(self.step_networks, lane.settings, ticket.state)
 
     def lanes(self, capacity: int) -> list[Lane]:

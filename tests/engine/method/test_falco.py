@@ -13,6 +13,7 @@ import torch
 from faceanon_engine.engine.choices import ROLES
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.pixels import from_uint8
+from faceanon_engine.engine.method import falco as method_falco
 from faceanon_engine.engine.method.falco import Falco
 from faceanon_engine.engine.method.pairing import NearestNeighbours
 from faceanon_engine.engine.method.pool import Pool, PoolSpec
@@ -160,3 +161,18 @@ def test_a_pool_of_another_bundle_is_refused(bundle: Bundle) -> None:
 def test_a_margin_that_no_cosine_has_is_refused(bundle: Bundle, margin: float) -> None:
     with pytest.raises(UserError, match=f"margin {margin} is outside 0 to 1"):
         Falco.open(bundle, RUNS, PoolSpec(bundle.digest, 4), short(), margin=margin)
+
+
+def test_on_a_cpu_the_automatic_batch_follows_from_the_networks_and_the_steps(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not from how long anything took here: on that, and with it on how sums are rounded, results must not depend."""
+    monkeypatch.setattr(method_falco, "steps_that_fit", lambda *_: 64)
+    falco = Falco.open(bundle, RUNS, PoolSpec(bundle.digest, 4), short())
+    assert {falco.choose_batch_size() for _ in range(3)} == {8}
+    counted: list[int] = []
+    monkeypatch.setattr(method_falco, "steps_in_time", lambda operations, steps: counted.append(operations) or steps)
+    assert falco.choose_batch_size() == 2
+    assert counted[0] > 10**5
+    monkeypatch.setattr(method_falco, "steps_that_fit", lambda *_: 1)
+    assert falco.choose_batch_size() == 1
