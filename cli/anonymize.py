@@ -27,7 +27,7 @@ def anonymize(context: click.Context, input: Path, output: Path, dry_run: bool, 
     OUTPUT/release; the manifest of what happened to every image and a contact sheet to OUTPUT/private. Stopped at any
     moment and run again, it goes on where it was.
 
-    Exit code: 0 done, 1 some inputs failed, 2 usage or environment, 130 interrupted.
+    Exit code: 0 done, 1 some inputs failed or are left, 2 usage or environment, 130 interrupted.
     """
     from faceanon_engine.engine.job import plan_job, run_job
     from faceanon_engine.export.prepare import worker_factory
@@ -75,6 +75,8 @@ def _print_result(result: Any) -> None:
         f"{new} faces anonymized in {result.seconds:.1f} s, {result.done} in all, {result.failed} failed: "
         f"{result.release}",
     )
+    if result.left:
+        say(console, f"{result.left} inputs are left: run the same command again")
     if result.contact_sheet is not None:
         say(console, f"contact sheet (shows originals): {result.contact_sheet}")
     shown = result.failures[:10]

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import warnings
 from types import FrameType
 from typing import NoReturn
@@ -20,6 +21,9 @@ from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.system import keep_freed_memory, our_version
 
 logger = logging.getLogger(__name__)
+
+_PATIENCE = 10.0
+"""Seconds that an interrupted program has to put itself in order before another signal ends it where it is."""
 
 # Threads of OpenMP wait by spinning unless told otherwise, before torch is loaded. With another busy process on the
 # machine that made a step of small networks on two cores a hundred times slower (3.7 s instead of 40 ms).
@@ -72,10 +76,58 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 some inputs failed, 2 usage or environment, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 some inputs failed or are left, 2 usage or environment, 130 interrupted.
+
+    The first signal to end interrupts what is going on, which then puts itself in order; those that follow change
+    nothing, however many there are, unless that takes longer than `_PATIENCE`.
+    """
+    interruptions = Interruptions()
+    try:
+        try:
+            interruptions.listen()
+            code = _run()
+        finally:
+            interruptions.ignore()  # what is left is to say how it ended, and to go
+    except KeyboardInterrupt:
+        _leave("interrupted: nothing is half-written; run the same command again to go on", 130)
+    sys.exit(code)
+
+
+class Interruptions:
+    """What signals do that ask the program to end: Ctrl-C, termination, a terminal that closes."""
+
+    def __init__(self) -> None:
+        self._signals = [
+            each
+            for each in (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))
+            # One that whoever started us had ignored stays so.
+            if each is not None and signal.getsignal(each) in (signal.SIG_DFL, signal.default_int_handler)
+        ]
+        self._first: float | None = None
+
+    def listen(self) -> None:
+        """From now on the first signal raises KeyboardInterrupt in the main thread."""
+        for each in self._signals:
+            signal.signal(each, self._interrupt)
+
+    def ignore(self) -> None:
+        """From now on signals change nothing."""
+        for each in self._signals:
+            signal.signal(each, signal.SIG_IGN)
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        if self._first is None:
+            self._first = time.monotonic()
+            raise KeyboardInterrupt
+        if time.monotonic() - self._first > _PATIENCE:
+            # It hangs. A job survives this as it survives a kill; its processes end as their line to us does.
+            os._exit(130)
+
+
+def _run() -> int:
+    """Run the command line; the exit code. Raises KeyboardInterrupt, and SystemExit once it has said what was wrong."""
     try:
         keep_freed_memory()
-        signal.signal(signal.SIGTERM, _interrupt)
         _prepare_streams()
         # What decoders think of strange files is not for the terminal: what cannot be read becomes a row.
         warnings.filterwarnings("ignore", module="PIL")
@@ -90,8 +142,11 @@ def main() -> None:
         _leave(f"error: {error.format_message()}{hint}", 2)
     except click.ClickException as error:
         _leave(f"error: {error.format_message()}", 2)
-    except (KeyboardInterrupt, click.Abort):
-        _leave("interrupted: nothing is half-written; run the same command again to go on", 130)
+    except click.Abort as error:
+        if not isinstance(error.__cause__, EOFError):
+            raise KeyboardInterrupt from None
+        # click takes the end of any file for one that was typed.
+        _mistake(error.__cause__)
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -105,13 +160,17 @@ def main() -> None:
 
         if is_out_of_memory(error):
             _leave("error: memory ran out: use a smaller --batch-size, other networks, or a machine with more", 2)
-        logger.debug("unexpected error", exc_info=True)
-        _leave(
-            f"error: unexpected {type(error).__name__}: {error}: this is a mistake in the program; "
-            "'--log-level debug' shows where",
-            2,
-        )
-    sys.exit(code if isinstance(code, int) else 0)
+        _mistake(error)
+    return code if isinstance(code, int) else 0
+
+
+def _mistake(error: BaseException) -> NoReturn:
+    logger.debug("unexpected error", exc_info=error)
+    _leave(
+        f"error: unexpected {type(error).__name__}: {error}: this is a mistake in the program; "
+        "'--log-level debug' shows where",
+        2,
+    )
 
 
 def _prepare_streams() -> None:
@@ -122,10 +181,6 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _leave(message: str, code: int) -> NoReturn:

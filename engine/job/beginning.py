@@ -58,6 +58,8 @@ def begin_job(settings: JobSettings, make_worker: WorkerFactory | None = None) -
     recorded = recorded_settings(settings.folder)
     make_worker = make_worker or FalcoWorker
     worker = make_worker(settings, recorded, len(samples))
+    for name in sorted({*devices} - {settings.device}):
+        make_worker(replace(settings, device=name), recorded, len(samples))  # raises where that one cannot do the job
     fixed = fixed_settings(settings, worker)
     refuse_changes(settings.output, recorded, fixed)
     refuse_unwritable_output(settings.folder)

@@ -161,8 +161,8 @@ def held(folder: JobFolder) -> Iterator[None]:
     The processes of a run that was killed end themselves a moment later: they are waited for.
     """
     with _locked(folder):
-        for path in _wait_for_orphans(folder):
-            path.unlink(missing_ok=True)
+        _wait_for_orphans(folder)
+        folder.names_lock.unlink(missing_ok=True)
         yield
 
 
@@ -172,30 +172,28 @@ def refuse_held(folder: JobFolder) -> None:
     The lock is taken for a moment: a run that begins just then is refused, as by any other run.
     """
     if os.path.exists(folder.lock):
-        with _locked(folder):
-            _wait_for_orphans(folder)
+        with _locked(folder, remove=False):
+            _wait_for_orphans(folder, remove=False)
 
 
 @contextmanager
-def _locked(folder: JobFolder) -> Iterator[None]:
+def _locked(folder: JobFolder, *, remove: bool = True) -> Iterator[None]:
     output = folder.root
     with ExitStack() as stack:
         try:
             refusal = f"another run is working on {output}: wait for it, or give another OUTPUT folder"
-            stack.enter_context(locked(folder.lock, refusal=refusal, private=True))
+            stack.enter_context(locked(folder.lock, refusal=refusal, remove=remove, private=True))
         except OSError as error:
             raise UserError(f"output folder {output} cannot be written: {error.strerror or error}") from None
         yield
 
 
-def _wait_for_orphans(folder: JobFolder) -> list[Path]:
-    """Wait until the processes of a run that was killed have ended; the locks that they left."""
-    paths = list(folder.private.glob(PROCESS_LOCK_PATTERN))
+def _wait_for_orphans(folder: JobFolder, *, remove: bool = True) -> None:
+    """Wait until the processes of a run that was killed have ended, whose locks tell of them."""
     refusal = f"a process of an earlier run still works on {folder.root}: end it first"
-    for path in paths:
-        with locked(path, patience=30, refusal=refusal, private=True):
+    for path in folder.private.glob(PROCESS_LOCK_PATTERN):
+        with locked(path, patience=30, refusal=refusal, remove=remove, private=True):
             pass
-    return paths
 
 
 def others_in_release(folder: JobFolder, rows: Iterable[ItemRow]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -39,22 +39,31 @@ def share_among(
     manifest: Manifest,
     observer: JobObserver,
     part: Part,
-) -> None:
-    """Have the inputs with these keys done by one process a device, each of which runs `part`.
+) -> int:
+    """Have the inputs with these keys done by one process a device, each of which runs `part`; how many are left.
 
-    Raises UserError when all processes ended and some inputs are left.
+    Some are left where all processes died, which the observer was told. Raises UserError where they ended for what
+    the person can mend.
     """
     manifest.fill_queue(inputs)
     left: Sequence[str] = devices
     while True:
         troubles = _Round(left, settings, manifest, observer, part).run()
         unfinished = manifest.queued()
-        if not unfinished:
-            return
         left = [name for number, name in enumerate(left) if number not in troubles]
+        if not unfinished or (not left and all(trouble.died for trouble in troubles.values())):
+            return unfinished
         if not left or not troubles:
-            reason = "; ".join(troubles.values()) or "no process claimed them"
+            reason = "; ".join(trouble.text for trouble in troubles.values()) or "no process claimed them"
             raise UserError(f"{unfinished} inputs are left: {reason}: mend that and run the same command again")
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """Why a process ended before its time; `died` where that is nothing that the person can mend."""
+
+    text: str
+    died: bool
 
 
 class _Round:
@@ -73,9 +82,9 @@ class _Round:
         self._manifest = manifest
         self._observer = observer
         self._part = part
-        self._troubles: dict[int, str] = {}
+        self._troubles: dict[int, _Trouble] = {}
 
-    def run(self) -> Mapping[int, str]:
+    def run(self) -> Mapping[int, _Trouble]:
         """What went wrong, by the number of the device."""
         context = multiprocessing.get_context("spawn")  # a fork would inherit the GPU's state and threads' locks
         processes: dict[int, SpawnProcess] = {}
@@ -84,11 +93,15 @@ class _Round:
             for number, name in enumerate(self._devices):
                 ours, theirs = context.Pipe()
                 arguments = (self._settings, name, number, len(self._devices), theirs, self._part)
-                processes[number] = context.Process(target=_process, args=arguments, name=f"faceanon-{name}")
-                with _interrupts_left_to_us():
-                    processes[number].start()
-                theirs.close()
-                lines[number] = ours
+                process = context.Process(target=_process, args=arguments, name=f"faceanon-{name}")
+                try:
+                    with theirs, _interrupts_left_to_us():
+                        process.start()
+                except OSError as error:
+                    ours.close()
+                    self._trouble(number, f"its process cannot be started ({error.strerror or error})", died=True)
+                    continue
+                processes[number], lines[number] = process, ours
             while lines:
                 for line in wait(list(lines.values()), timeout=1.0):
                     number = next(number for number, each in lines.items() if each is line)
@@ -112,7 +125,7 @@ class _Round:
     def _hear(self, number: int, message: tuple[Any, ...]) -> None:
         kind, *values = message
         if kind == "trouble":
-            self._troubles[number] = f"{self._devices[number]}: {values[0]}"
+            self._trouble(number, *values)
         elif kind == "note":
             self._observer.note(f"{self._devices[number]}: {values[0]}")
         else:
@@ -121,10 +134,14 @@ class _Round:
     def _ended(self, number: int, process: SpawnProcess) -> None:
         process.join()
         if process.exitcode and number not in self._troubles:
-            self._troubles[number] = f"{self._devices[number]}: its process ended with code {process.exitcode}"
+            self._trouble(number, f"its process ended with code {process.exitcode}", died=True)
         if number in self._troubles:
             self._manifest.release(number)
-            self._observer.note(f"{self._troubles[number]}: the others go on with its inputs")
+
+    def _trouble(self, number: int, text: str, died: bool) -> None:
+        self._troubles[number] = _Trouble(f"{self._devices[number]}: {text}", died)
+        others = len(self._troubles) < len(self._devices)
+        self._observer.note(self._troubles[number].text + (": the others go on with its inputs" if others else ""))
 
 
 def _process(settings: JobSettings, device: str, number: int, count: int, line: Connection, part: Part) -> None:
@@ -140,8 +157,9 @@ def _process(settings: JobSettings, device: str, number: int, count: int, line: 
             part(replace(settings, device=device, devices=None), number, manifest, observer)
     except Exception as error:
         logger.debug("the process of %s failed", device, exc_info=True)
-        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        line.send(("trouble", " ".join(text.split())[:500]))
+        is_told = isinstance(error, UserError)
+        text = str(error) if is_told else f"{type(error).__name__}: {error}"
+        line.send(("trouble", " ".join(text.split())[:500], not is_told))
 
 
 @contextmanager

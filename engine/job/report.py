@@ -56,11 +56,13 @@ class JobResult:
     seconds: float
     about: Mapping[str, str]
     failures: tuple[Failure, ...] = ()
+    left: int = 0
+    """Inputs that nobody did, as the processes of all devices had died."""
 
     @property
     def exit_code(self) -> int:
-        """0 when everything is done, 1 when something failed."""
-        return 1 if self.failed else 0
+        """0 when everything is done, 1 when something failed or is left."""
+        return 1 if self.failed or self.left else 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `--json`."""

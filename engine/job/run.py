@@ -18,9 +18,17 @@ from faceanon_engine.engine.datasets.reader import Reader, prefetch, thread_coun
 from faceanon_engine.engine.job.batches import Batches
 from faceanon_engine.engine.job.beginning import Beginning, WorkerFactory, begin_job
 from faceanon_engine.engine.job.faces import Listed, faces_to_do
-from faceanon_engine.engine.job.folder import held, make_folder, others_in_release, refuse_changes, remove_temporaries
-from faceanon_engine.engine.job.listing import Listing, Rows, bring_up_to_date, claimed_inputs, shared_names
-from faceanon_engine.engine.job.manifest import InputRow, Manifest
+from faceanon_engine.engine.job.folder import (
+    has_manifest,
+    held,
+    make_folder,
+    others_in_release,
+    refuse_changes,
+    refuse_held,
+    remove_temporaries,
+)
+from faceanon_engine.engine.job.listing import Listing, bring_up_to_date, claimed_inputs, shared_names
+from faceanon_engine.engine.job.manifest import Manifest
 from faceanon_engine.engine.job.names import OutputNames
 from faceanon_engine.engine.job.processes import share_among
 from faceanon_engine.engine.job.recording import recording
@@ -40,22 +48,35 @@ def run_job(
 ) -> JobResult:
     """Do the job, or what is left of it.
 
-    Raises UserError for what the person can mend: a missing input or bundle, a folder that cannot be written, a full
-    disk, another run on the same output, settings that differ from an earlier run's. Whatever was finished stays.
+    Raises UserError for what the person can mend: a missing input or bundle, networks or a pool that cannot work, a
+    folder that cannot be written, a full disk, another run on the same output, settings that differ from an earlier
+    run's. Whatever was finished stays.
     """
     started = time.monotonic()
     observer = observer or JobObserver()
     beginning = begin_job(settings, make_worker)
+    about = beginning.about()
+    load = _loader(beginning.settings, beginning.worker, observer)
     output = settings.output
-    make_folder(settings.folder)
-    with held(settings.folder), Manifest.open(settings.folder.manifest) as manifest:
+    folder = settings.folder
+    is_new = not has_manifest(folder)
+    if is_new:
+        # Networks and pools that cannot work leave no job behind.
+        refuse_held(folder)
+        observer.started(about, len(beginning.samples), 0)
+        _try_networks(beginning, load, observer)
+    make_folder(folder)
+    with held(folder), Manifest.open(folder.manifest) as manifest:
         refuse_changes(output, manifest.settings(), beginning.fixed)
         # All that it says is checked before anything is changed.
         known = manifest.inputs(), by_input(manifest.items())
         manifest.get("contact_sheet")
         manifest.put({"settings": dict(beginning.fixed), "version": _version()})
-        remove_temporaries(settings.folder)
-        return _run(beginning, manifest, known, observer, started)
+        remove_temporaries(folder)
+        listing = bring_up_to_date(beginning.settings, beginning.samples, manifest, *known)
+        if not is_new:
+            observer.started(about, len(beginning.samples), len(beginning.samples) - len(listing.todo))
+        return _run(beginning, about, listing, manifest, observer, load, started)
 
 
 def run_part(
@@ -79,23 +100,22 @@ def run_part(
 
 def _run(
     beginning: Beginning,
+    about: Mapping[str, str],
+    listing: Listing,
     manifest: Manifest,
-    known: tuple[Mapping[str, InputRow], Rows],
     observer: JobObserver,
+    load: Load,
     started: float,
 ) -> JobResult:
-    settings, samples, worker = beginning.settings, beginning.samples, beginning.worker
-    listing = bring_up_to_date(settings, samples, manifest, *known)
+    settings, samples = beginning.settings, beginning.samples
     done_before = manifest.counts()["done"] - _count_lost(settings, listing)
-    about = beginning.about()
-    observer.started(about, len(samples), len(samples) - len(listing.todo))
     for note in left_out(settings.input):
         observer.note(note)
-    load = _loader(settings, worker, observer)
+    left = 0
     if listing.todo and beginning.devices:
         keys = [sample.key for sample in listing.todo]
         part = functools.partial(run_part, make_worker=beginning.make_worker)
-        share_among(beginning.devices, settings, keys, manifest, observer, part)
+        left = share_among(beginning.devices, settings, keys, manifest, observer, part)
     elif listing.todo:
         inputs = [(sample, listing.rows[sample.key]) for sample in listing.todo]
         _anonymize(settings, inputs, listing.names, manifest, observer, load)
@@ -120,6 +140,7 @@ def _run(
         seconds=time.monotonic() - started,
         about=about,
         failures=failures,
+        left=left,
     )
 
 
@@ -139,6 +160,20 @@ def _anonymize(
         reading = prefetch(executor, lambda listed: reader.read(listed[0]), inputs, size + thread_count())
         faces = faces_to_do(settings, names, reading, recorder)
         Batches(worker, recorder, observer, settings.resolved_steps).anonymize(faces, size)
+
+
+def _try_networks(beginning: Beginning, load: Load, observer: JobObserver) -> None:
+    """Open the networks and the pool; raises UserError where they cannot work.
+
+    Those of this process are kept. Processes of their own open theirs: what was tried for them is given back.
+    """
+    if not beginning.devices:
+        load()
+        return
+    worker = beginning.make_worker(beginning.settings, {}, len(beginning.samples))
+    worker.load(observer.progress)
+    del worker
+    beginning.worker.release_memory()
 
 
 def _loader(settings: JobSettings, worker: Worker, observer: JobObserver) -> Load:

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 MOST_SLOTS = 32
 """More images at once fill no GPU better, and results would come late."""
+MOST_ON_CPU = 8
+"""More images at once are not done sooner on a CPU: small networks gain until about here, large ones from none."""
+SECONDS_TOGETHER = 30
+"""Images that share the steps are done at the same time: a job that is killed loses at most about so much work."""
+_OPERATIONS_A_SECOND = 50e9
+"""Floating point operations on a slow CPU; two cores that do nothing else make three times as many at 1024 px."""
 SHARE_OF_MEMORY = 0.85
 """What is left is for the stages before the optimisation, and for what the allocator loses between blocks."""
 
@@ -40,6 +46,27 @@ def images_that_fit(device: str, limit: int = 32) -> int:
 def steps_that_fit(config: GeneratorConfig, device: str, limit: int = 64) -> int:
     """How many images can be optimised together, by an estimate: at most half of the free memory, at most `limit`."""
     return int(max(1, min(limit, free_memory(device) * 0.5 // bytes_of_a_step(config))))
+
+
+def steps_in_time(operations: int, steps: int) -> int:
+    """How many images a CPU steps together, 1 to `MOST_ON_CPU`, so that results come every `SECONDS_TOGETHER`.
+
+    By the floating point operations of one image's step, and so by the networks alone: a clock would say something else
+    every time, and with it rounding would fall differently.
+    """
+    all_steps = max(1, operations) * max(1, steps)
+    return max(1, min(MOST_ON_CPU, int(SECONDS_TOGETHER * _OPERATIONS_A_SECOND) // all_steps))
+
+
+def operations_of_a_step(networks: Networks, settings: StepSettings, image: State) -> int:
+    """Floating point operations of one step of the image, which is stepped."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from faceanon_engine.engine.method.step import step
+
+    with FlopCounterMode(display=False) as counter:
+        step(networks, image, settings)
+    return counter.get_total_flops()
 
 
 def bytes_of_a_step(config: GeneratorConfig) -> int:

@@ -21,7 +21,12 @@ from faceanon_engine.engine.choices import Metric, OptimisePrecision
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.pixels import Floats, Pixels, from_uint8, to_uint8
 from faceanon_engine.engine.method.anonymized import AnonymizedBatch, Results, joined
-from faceanon_engine.engine.method.capacity import measured_capacity, steps_that_fit
+from faceanon_engine.engine.method.capacity import (
+    measured_capacity,
+    operations_of_a_step,
+    steps_in_time,
+    steps_that_fit,
+)
 from faceanon_engine.engine.method.compare import Targets, compare, encode_originals
 from faceanon_engine.engine.method.continuous import Finished, Lane, Ticket, make_lanes, optimise_continuously
 from faceanon_engine.engine.method.cuda_graph import stepper_for
@@ -29,6 +34,7 @@ from faceanon_engine.engine.method.pairing import NearestNeighbours
 from faceanon_engine.engine.method.pool import Pool, PoolSpec
 from faceanon_engine.engine.method.pool_opening import open_or_make_pool
 from faceanon_engine.engine.method.preset import Preset
+from faceanon_engine.engine.method.self_check import check_networks
 from faceanon_engine.engine.method.stages import embed_attributes, invert_images, synthesise
 from faceanon_engine.engine.method.step import StepSettings, begin, mix_codes
 from faceanon_engine.engine.models.bundle import Bundle
@@ -102,11 +108,15 @@ class Falco:
         """The method with a bundle's networks and the pool of that specification, which is made where it is missing.
 
         `runs` says what runs the stages without gradients, and on which device everything runs; `prepare` makes what
-        that backend lacks; `progress` counts faces of the pool.
+        that backend lacks; `progress` counts faces of the pool. Raises UserError as making one does, for networks that
+        are blind (see `self_check`), and for a damaged pool.
         """
         networks = OpenedNetworks(bundle, runs.device)
         sessions = sessions_of_bundle(bundle, runs, prepare=prepare, networks=networks)
+        precision = checked_precision(optimise_precision, torch.device(networks.device))
+        check_networks(networks, sessions, StepSettings(checked_proxy(preset, bundle.resolution), margin, precision))
         pool = open_or_make_pool(spec, networks, sessions, preset, progress=progress)
+        pool.check_columns(networks.generator.config.w_dim)
         return cls(
             networks,
             sessions,
@@ -138,11 +148,16 @@ class Falco:
     # -- how many at once ----------------------------------------------------------------------------------------
 
     def choose_batch_size(self) -> int:
-        """How many images fit at once: on a GPU by the memory that the first steps take, else by an estimate."""
-        if self.device.type == "cpu":
-            return steps_that_fit(self._full.generator.config, "cpu")
+        """How many images fit at once: on a GPU by the memory that the first steps take, else by estimates.
+
+        On a CPU so few that results come often, see `capacity.steps_in_time`.
+        """
         (ticket,) = self._prepare([torch.zeros(3, self.resolution, self.resolution)], [0], {})
         lane = self.lanes(1)[-1]  # full resolution, which takes most
+        if self.device.type == "cpu":
+            operations = operations_of_a_step(self.step_networks, lane.settings, ticket.state)
+            fitting = steps_that_fit(self._full.generator.config, "cpu")
+            return min(fitting, steps_in_time(operations, self.preset.steps))
         return measured_capacity(self.step_networks, lane.settings, ticket.state)
 
     def lanes(self, capacity: int) -> list[Lane]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
+import logging
 import os
+import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +17,19 @@ import torch
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.pixels import Floats
 from faceanon_engine.engine.method.capacity import steps_that_fit
-from faceanon_engine.engine.method.pool import FORMAT, Pool, PoolSpec, sample_z
+from faceanon_engine.engine.method.pool import (
+    CODES,
+    RECORD,
+    OutdatedPoolError,
+    Pool,
+    PoolSpec,
+    sample_z,
+    write_record,
+)
 from faceanon_engine.engine.method.stages import embed_attributes
 from faceanon_engine.engine.networks.recipe import PixelRecipe
 from faceanon_engine.engine.sessions.runs import Sessions
+from faceanon_engine.engine.system.digests import sha256_of
 from faceanon_engine.engine.system.files import write_atomic
 from faceanon_engine.engine.system.home import home
 from faceanon_engine.engine.system.locks import locked
@@ -29,6 +38,8 @@ from faceanon_engine.engine.system.progress import Progress
 if TYPE_CHECKING:
     from faceanon_engine.engine.models.opened import OpenedNetworks
     from faceanon_engine.engine.networks.stylegan2 import Generator
+
+logger = logging.getLogger(__name__)
 
 Embed = Callable[[Floats], Floats]
 """Attribute embeddings [N, E] of the faces of codes w [N, w_dim]."""
@@ -73,8 +84,10 @@ class ResumableArray:
         os.fsync(self._stream.fileno())
         write_atomic(self._counter, str(first + len(values)).encode())
 
-    def finish(self) -> None:
+    def finish(self, record: Callable[[str], None]) -> None:
+        """Give the file its name; before that `record` is told its sha256, so that a kill leaves none without one."""
         self._stream.close()
+        record(sha256_of(self._partial))
         os.replace(self._partial, self._path)
         self._counter.unlink(missing_ok=True)
 
@@ -119,20 +132,20 @@ def create_pool(
 ) -> Pool:
     """Make the pool, or what is missing of it, and open it.
 
-    An interrupted creation goes on where it stopped; two processes that want the same pool do the work once.
-    `progress` counts faces. `embed` gives the features under that recipe, computed in that precision; the codes
-    themselves always come from the generator's mapping in float32. Raises UserError when the folder cannot be written.
+    An interrupted creation goes on where it stopped; two processes that want the same pool do the work once. A pool of
+    the format without checksums is made anew. `progress` counts faces. `embed` gives the features under that recipe,
+    computed in that precision; the codes themselves always come from the generator's mapping in float32. Raises
+    UserError when the folder cannot be written, when what is there is damaged, and for features that are not finite.
     """
     path = (root or home().pools) / spec.directory_name
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = path.with_name(path.name + ".lock")
         with locked(lock, waiting=f"another process is making the pool {path}: waiting for it"):
-            if not (path / "pool.json").exists():
-                _make_codes(spec, generator, path)
-            pool = Pool.open(path)
+            pool = _begun(spec, generator, path)
             if not pool.has_embedding(recipe, precision):
                 _make_features(pool, pool.embedding_file(recipe, precision), embed, batch_size, progress)
+                pool = Pool.open(path)
     except OSError as error:
         raise UserError(
             f"the pool at {path} cannot be written ({error.strerror or error}): free space there or set FACEANON_HOME"
@@ -140,17 +153,33 @@ def create_pool(
     return pool
 
 
+def _begun(spec: PoolSpec, generator: Generator, path: Path) -> Pool:
+    """The pool with its codes, which are made where there are none, or none that anybody could verify."""
+    try:
+        if (path / RECORD).exists():
+            pool = Pool.open(path)
+            pool.check_spec(spec)
+            pool.check_columns(generator.config.w_dim)
+            return pool
+    except OutdatedPoolError:
+        logger.warning("pool %s was made by an earlier version and has no checksums: it is made anew", path)
+        shutil.rmtree(path)
+        path.mkdir()
+    _make_codes(spec, generator, path)
+    return Pool.open(path)
+
+
 @torch.no_grad()
 def _make_codes(spec: PoolSpec, generator: Generator, path: Path) -> None:
-    codes = ResumableArray(path / "w.npy", spec.size, generator.config.w_dim)
+    codes = ResumableArray(path / CODES, spec.size, generator.config.w_dim)
     for first in range(codes.done, spec.size, _CODES_TOGETHER):
         count = min(_CODES_TOGETHER, spec.size - first)
         z = torch.from_numpy(sample_z(spec.seed, first, count, generator.config.z_dim))
         w = generator.truncate(generator.mapping(z.to(generator.w_avg.device)), spec.truncation_psi)
         codes.put(first, w.float().cpu().numpy())
-    codes.finish()
-    content = {"format": FORMAT, "spec": asdict(spec)}
-    write_atomic(path / "pool.json", json.dumps(content, indent=1, sort_keys=True).encode())
+    checksums: dict[str, str] = {}
+    codes.finish(lambda checksum: checksums.update({CODES: checksum}))
+    write_record(path, spec, checksums)
 
 
 @torch.no_grad()
@@ -159,6 +188,11 @@ def _make_features(pool: Pool, file: Path, embed: Embed, batch_size: int, progre
     first = 0
     while first < pool.size:
         values = embed(np.array(pool.w[first : first + batch_size], np.float32))
+        if not np.isfinite(values).all():
+            raise UserError(
+                f"the attribute encoder gives features that are not finite for faces {first} to "
+                f"{first + len(values) - 1} of the pool {pool.path}: check the bundle with 'models verify'"
+            )
         if features is None:
             features = ResumableArray(file, pool.size, values.shape[1])
             if features.done:
@@ -169,4 +203,5 @@ def _make_features(pool: Pool, file: Path, embed: Embed, batch_size: int, progre
         if progress is not None:
             progress(first, pool.size, "making the pool")
     assert features is not None
-    features.finish()
+    # Recorded before it has its name: killed in between, the features are finished again rather than made again.
+    features.finish(lambda checksum: write_record(pool.path, pool.spec, pool.checksums | {file.name: checksum}))

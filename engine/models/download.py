@@ -133,7 +133,7 @@ def fetch(
     with ExitStack() as stack:
         try:
             # Two that append to one partial file would mix their halves.
-            stack.enter_context(locked(lock, refusal=taken, remove=True))
+            stack.enter_context(locked(lock, refusal=taken))
         except OSError as error:
             raise UserError(f"{partial} cannot be written ({error.strerror}): choose another folder") from None
         checksum = _complete(url, partial, sha256, progress, tries, timeout, pause)

@@ -1,4 +1,9 @@
-"""One process at a time, by a lock file that the system releases when its process is killed."""
+"""One process at a time, by a lock file that the system releases when its process is killed.
+
+The file goes when its lock is given up: it is deleted by whoever holds it, and who gets the lock of a file that was
+deleted meanwhile starts over with the one that is there (filelock sees to that). Windows deletes no open file: there it
+stays.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +24,13 @@ def locked(
     refusal: str | None = None,
     waiting: str | None = None,
     patience: float = 0.0,
-    remove: bool = False,
+    remove: bool = True,
     private: bool = False,
 ) -> Iterator[None]:
     """Hold the lock file; whoever comes second waits, after logging `waiting`, or gets `refusal` as a UserError.
 
-    patience: seconds to wait before the refusal. remove: the file is deleted at the end. private: a new file is made
-    0600. Raises OSError where the file cannot be made.
+    patience: seconds to wait before the refusal. remove: the file is deleted at the end, whatever the end. private: a
+    new file is made 0600. Raises OSError where the file cannot be made.
     """
     from filelock import FileLock, Timeout
 
@@ -39,9 +44,19 @@ def locked(
             logger.warning("%s", waiting)
         lock.acquire()
     try:
+        ours = _file_at(path)
         yield
     finally:
-        if remove:
+        if remove and ours is not None and _file_at(path) == ours:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
         lock.release()
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Which file lies there; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -85,3 +87,82 @@ def test_closed_outputs_are_no_mistake() -> None:
     command = f"{sys.executable} -m faceanon_engine.cli.main models list"
     assert subprocess.run(["sh", "-c", f"{command} >&- 2>&-"], check=False).returncode == 0
     assert subprocess.run(["sh", "-c", f"{command} --json >&-"], check=False).returncode == 0
+
+
+ENDINGS = """
+import sys, time
+from faceanon_engine.cli import main as command_line
+
+def ends(**_):
+    match sys.argv.pop():
+        case "hang":
+            try:
+                print("begun", flush=True)
+                time.sleep(60)
+            finally:
+                print("cleaning", flush=True)
+                time.sleep(60)
+        case "late":
+            try:
+                print("begun", flush=True)
+                time.sleep(60)
+            finally:
+                time.sleep(0.5)
+
+command_line._PATIENCE = 0.3
+command_line.cli.main = ends
+command_line.main()
+"""
+
+AT_AN_END = """
+import click
+from faceanon_engine.cli.main import cli, main
+
+@click.command()
+def read():
+    raise EOFError("No data left in file")
+
+cli.get_command = lambda *_: read
+main()
+"""
+
+
+def begin(ending: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", ENDINGS, ending],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def test_a_file_that_ends_too_early_is_not_taken_for_ctrl_c() -> None:
+    """click takes any EOFError for one at a prompt."""
+    done = subprocess.run([sys.executable, "-c", AT_AN_END, "read"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "unexpected EOFError: No data left in file" in done.stderr.splitlines()[-1]
+
+
+def test_signals_after_the_first_let_it_put_itself_in_order() -> None:
+    with begin("late") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        for _ in range(4):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said == "interrupted: nothing is half-written; run the same command again to go on\n"
+
+
+def test_a_program_that_hangs_when_interrupted_is_ended_by_a_later_signal() -> None:
+    with begin("hang") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "cleaning\n"
+        time.sleep(0.4)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.pixels import Pixels
 from faceanon_engine.engine.job.settings import JobSettings
-from faceanon_engine.engine.method.pool import choose_spec, find_pool
+from faceanon_engine.engine.method.pool import check_pool, choose_spec, find_pool
 from faceanon_engine.engine.models.bundle import Bundle
 from faceanon_engine.engine.sessions.opening import Prepare
 from faceanon_engine.engine.sessions.runs import settle
@@ -62,6 +62,7 @@ class FalcoWorker:
         problems = self._bundle.verify()
         if problems:
             raise UserError(f"bundle {self._bundle.name} is damaged: {problems[0]}: import it again")
+        check_pool(self._spec, self._preset.pairing_generated, self._runs.precision)
 
     def about(self) -> dict[str, str]:
         import torch

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -16,14 +20,15 @@ import pytest
 
 from faceanon_engine.engine.datasets.reader import Reader, thread_count
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.job import beginning
+from faceanon_engine.engine.job.dry_run import plan_job
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
 from faceanon_engine.engine.job.run import run_part
 from faceanon_engine.engine.job.settings import JobSettings, job_settings
-from faceanon_engine.engine.system.devices import device_names
 from tests.support.fake_worker import GREEN, FakeWorker, make_inputs
 from tests.support.jobs import Told, items, run
 from tests.support.samples import with_faces
-from tests.support.shared_worker import CannotLoad, SharedWorker
+from tests.support.shared_worker import CannotLoad, KilledWorker, SharedWorker
 
 SUPPORT = Path(__file__).resolve().parents[2] / "support"
 
@@ -49,11 +54,30 @@ def ends(pid: int, patience: float = 20) -> bool:
     return False
 
 
-def test_names_of_devices() -> None:
-    assert device_names(None) == ()
-    assert device_names("cuda:0, cuda:1") == ("cuda:0", "cuda:1")
-    with pytest.raises(UserError, match="names none"):
-        device_names(" , ")
+@pytest.mark.parametrize("devices", ["cpu,x", "", "cpu,,cpu", "cpu,cuda:9"])
+def test_devices_that_cannot_be_used_are_refused_before_anything_starts(settings: JobSettings, devices: str) -> None:
+    make_inputs(settings.input, 1)
+    settings = replace(settings, devices=devices)
+    for refusing in (lambda: plan_job(settings, make_worker=SharedWorker), lambda: run(settings, None, SharedWorker)):
+        with pytest.raises(UserError, match="device"):
+            refusing()
+    assert not settings.output.exists()
+
+
+def test_a_device_on_which_the_job_cannot_run_is_refused_before_anything_starts(
+    settings: JobSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_inputs(settings.input, 1)
+    monkeypatch.setattr(beginning, "device_names", lambda _: ("cpu", "cuda:1"))
+
+    def make_worker(settings: JobSettings, recorded: Mapping[str, Any], inputs: int) -> SharedWorker:
+        if settings.device == "cuda:1":
+            raise UserError("backend x cannot run on cuda:1 here")
+        return SharedWorker(settings, recorded, inputs)
+
+    with pytest.raises(UserError, match="cannot run on cuda:1 here"):
+        run(settings, None, make_worker)
+    assert not settings.output.exists()
 
 
 def test_inputs_are_claimed_once_and_go_back_when_their_process_ends(tmp_path: Path) -> None:
@@ -93,14 +117,45 @@ def test_what_a_killed_process_had_claimed_is_done_by_the_other(
     result = run(settings, observer, SharedWorker)
     assert (result.done, result.failed) == (16, 0)
     assert not flag.exists()
-    assert any("ended with code -9" in note for note in observer.notes)
+    assert any("ended with code -9: the others go on" in note for note in observer.notes)
+    assert result.exit_code == 0
+
+
+def test_when_every_process_is_killed_work_is_left_and_that_is_no_error(settings: JobSettings) -> None:
+    make_inputs(settings.input, 9)
+    observer = Told()
+    result = run(settings, observer, KilledWorker)
+    assert (result.exit_code, result.done, result.left) == (1, 0, 9)
+    assert len([note for note in observer.notes if "ended with code -9" in note]) == 2
+    assert not list(settings.output.glob(".faceanon*"))
+    result = run(settings, None, SharedWorker)
+    assert (result.exit_code, result.done, result.left) == (0, 9, 0)
+
+
+def test_processes_that_cannot_be_started_leave_the_work(
+    settings: JobSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_inputs(settings.input, 2)
+
+    def start(self: SpawnProcess) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    observer = Told()
+    monkeypatch.setattr(SpawnProcess, "start", start)
+    result = run(settings, observer, SharedWorker)
+    assert (result.exit_code, result.done, result.left) == (1, 0, 2)
+    assert len([note for note in observer.notes if "cannot be started (Resource temporarily" in note]) == 2
 
 
 def test_when_all_processes_end_the_person_is_told_and_can_go_on(settings: JobSettings) -> None:
-    make_inputs(settings.input, 3)
+    make_inputs(settings.input, 4)
+    with pytest.raises(UserError, match=r"^CannotLoad: networks.bin cannot be read"):
+        run(settings, None, CannotLoad)
+    assert not settings.output.exists(), "before a job is begun this process has tried"
+    run(replace(settings, limit=1), None, SharedWorker)
     with pytest.raises(UserError, match=r"3 inputs are left: .*CannotLoad"):
         run(settings, None, CannotLoad)
-    assert run(settings, None, SharedWorker).done == 3
+    assert run(settings, None, SharedWorker).done == 4
 
 
 def test_two_processes_give_no_two_faces_one_name(settings: JobSettings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,10 +219,21 @@ def test_when_the_first_process_is_killed_the_others_end_and_a_new_run_finishes(
     assert all(ends(int(pid)) for pid in workers)
 
 
-def test_ctrl_c_ends_all_processes_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("devices", "signals"),
+    [
+        (["--devices", "cpu,cpu"], [signal.SIGINT]),
+        (["--devices", "cpu,cpu"], [signal.SIGINT] * 5),
+        (["--device", "cpu"], [signal.SIGINT] * 5),
+        (["--device", "cpu"], [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]),
+    ],
+)
+def test_ctrl_c_however_often_ends_all_processes_in_one_line(
+    tmp_path: Path, devices: list[str], signals: list[signal.Signals]
+) -> None:
     make_inputs(tmp_path / "in", 30)
-    arguments = ["anonymize", tmp_path / "in", tmp_path / "out", "--align", "never", "--steps", "2"]
-    command = [sys.executable, SUPPORT / "shared_worker.py", *arguments, "--contact-sheet", "0", "--devices", "cpu,cpu"]
+    arguments = ["anonymize", tmp_path / "in", tmp_path / "out", "--align", "never", "--steps", "2", *devices]
+    command = [sys.executable, SUPPORT / "shared_worker.py", *arguments, "--contact-sheet", "0"]
     process = subprocess.Popen(
         list(map(str, command)),
         env=os.environ | {"FAKE_STEP": "0.3"},
@@ -182,13 +248,19 @@ def test_ctrl_c_ends_all_processes_in_one_line(tmp_path: Path) -> None:
         time.sleep(0.05)
         if (settings.folder.manifest).exists() and items(settings, "done"):
             break
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    children = psutil.Process(process.pid).children(recursive=True)
+    for number in signals:
+        # As a terminal does; a process that has ended by itself meanwhile is told nothing.
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        time.sleep(0.03)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said.splitlines()[-1].startswith("interrupted: ")
     assert "Traceback" not in said
+    assert "Exception" not in said
     assert 0 < len(items(settings, "done")) < 30
-    assert all(ends(int(pid)) for pid in {row.neighbour_id for row in items(settings, "done")})
+    assert all(ends(child.pid) for child in children)
+    assert not list(settings.output.rglob(".faceanon*")), "neither locks nor temporaries stay"
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processors cannot be taken from a process here")

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faceanon_engine.engine.method import capacity
-from faceanon_engine.engine.method.capacity import bytes_of_a_step, images_that_fit, reduced_to_fit, steps_that_fit
+from faceanon_engine.engine.method.capacity import (
+    bytes_of_a_step,
+    images_that_fit,
+    reduced_to_fit,
+    steps_in_time,
+    steps_that_fit,
+)
 from faceanon_engine.engine.networks.stylegan2 import GeneratorConfig
 from faceanon_engine.engine.system import devices, memory
 from faceanon_engine.engine.system.cuda_driver import Gpu
@@ -43,6 +49,23 @@ def test_of_a_gpu_half_the_memory_counts_as_free_and_it_is_not_asked(monkeypatch
     monkeypatch.setattr(devices, "gpus", lambda: gpus)
     monkeypatch.setattr(capacity, "free_memory", lambda *_: pytest.fail("asking a GPU loads Torch"))
     assert [images_that_fit(device) for device in ("cuda:0", "cuda:1")] == [5, 32]
+
+
+@pytest.mark.parametrize(
+    ("operations", "steps", "count"),
+    [
+        (393 * 10**9, 50, 1),  # the official networks at 1024 px: 135 s an image on two cores
+        (10**10, 50, 3),
+        (10**10, 10, 8),
+        (13 * 10**8, 50, 8),  # the demo's
+        (0, 0, 8),
+        (10**15, 1, 1),
+    ],
+)
+def test_a_cpu_steps_so_few_together_that_results_come_every_half_minute(
+    operations: int, steps: int, count: int
+) -> None:
+    assert steps_in_time(operations, steps) == count
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:1"])

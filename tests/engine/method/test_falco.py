@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from faceanon_engine.engine.choices import ROLES
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.pixels import from_uint8
+from faceanon_engine.engine.method import falco as method_falco
 from faceanon_engine.engine.method.falco import Falco
 from faceanon_engine.engine.method.pairing import NearestNeighbours
 from faceanon_engine.engine.method.pool import Pool, PoolSpec
@@ -131,14 +133,18 @@ def test_originals_of_another_shape_are_refused(bundle: Bundle) -> None:
         falco.anonymize(np.zeros((0, 32, 32, 3), np.uint8))
 
 
-def test_opening_with_a_finished_pool_loads_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_with_a_finished_pool_loads_each_network_once_to_check_it(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = PoolSpec(bundle.digest, 4)
     made = Falco.open(bundle, RUNS, spec, short()).pool
-    monkeypatch.setattr(Bundle, "load", lambda *_, **__: pytest.fail("a network was loaded"))
+    loaded: list[str] = []
+    load = Bundle.load
+    monkeypatch.setattr(Bundle, "load", lambda self, role, *more: (loaded.append(role), load(self, role, *more))[1])
     falco = Falco.open(bundle, RUNS, spec, short(), margin=0.5)
     assert (falco.pool.path, falco.resolution) == (made.path, 32)
-    with pytest.raises(pytest.fail.Exception, match="a network was loaded"):
-        falco.anonymize(originals(1))
+    falco.anonymize(originals(1))
+    assert sorted(loaded) == sorted(ROLES)
 
 
 def test_a_pool_of_another_bundle_is_refused(bundle: Bundle) -> None:
@@ -148,10 +154,25 @@ def test_a_pool_of_another_bundle_is_refused(bundle: Bundle) -> None:
     with pytest.raises(ValueError, match="names another bundle"):
         Falco.open(bundle, RUNS, other, short())
     with pytest.raises(UserError, match="was made by another bundle than 'tiny'"):
-        Falco(opened.networks, opened.sessions, Pool(pool.path, other), short())
+        Falco(opened.networks, opened.sessions, Pool(pool.path, other, pool.checksums), short())
 
 
 @pytest.mark.parametrize("margin", [-0.1, 1.1, float("nan")])
 def test_a_margin_that_no_cosine_has_is_refused(bundle: Bundle, margin: float) -> None:
     with pytest.raises(UserError, match=f"margin {margin} is outside 0 to 1"):
         Falco.open(bundle, RUNS, PoolSpec(bundle.digest, 4), short(), margin=margin)
+
+
+def test_on_a_cpu_the_automatic_batch_follows_from_the_networks_and_the_steps(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not from how long anything took here: on that, and with it on how sums are rounded, results must not depend."""
+    monkeypatch.setattr(method_falco, "steps_that_fit", lambda *_: 64)
+    falco = Falco.open(bundle, RUNS, PoolSpec(bundle.digest, 4), short())
+    assert {falco.choose_batch_size() for _ in range(3)} == {8}
+    counted: list[int] = []
+    monkeypatch.setattr(method_falco, "steps_in_time", lambda operations, steps: counted.append(operations) or steps)
+    assert falco.choose_batch_size() == 2
+    assert counted[0] > 10**5
+    monkeypatch.setattr(method_falco, "steps_that_fit", lambda *_: 1)
+    assert falco.choose_batch_size() == 1

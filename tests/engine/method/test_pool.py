@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import logging
 import os
+import shutil
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -13,9 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.method.pool import Pool, PoolSpec, choose_spec
+from faceanon_engine.engine.method.pool import Pool, PoolSpec, check_pool, choose_spec, find_pool
 from faceanon_engine.engine.method.pool_making import create_pool
 from faceanon_engine.engine.method.preset import PRESETS
 from tests.support.opened import embed_with
@@ -149,3 +155,208 @@ def test_a_small_pool_of_an_earlier_trial_does_not_serve_a_large_job(
         make(PoolSpec("b" * 64, existing), networks, tmp_path)
     assert choose_spec("b" * 64, None, 0.7, 0, inputs=inputs, root=tmp_path).size == size
     assert choose_spec("b" * 64, 7, 0.7, 0, inputs=inputs, root=tmp_path).size == 7
+
+
+# -- damaged pools -------------------------------------------------------------------------------------------------
+
+
+def use(path: Path) -> None:
+    """What a job does with a pool that is there."""
+    pool = Pool.open(path)
+    np.array(pool.w[[0]])
+    pool.embedding(RECIPE)
+
+
+@pytest.fixture(scope="module")
+def whole(networks: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    return make(PoolSpec("b" * 64, 6), networks, tmp_path_factory.mktemp("pools"))
+
+
+@pytest.fixture
+def copy(whole: Pool, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole.path, tmp_path / "copied"))
+
+
+def record(path: Path, **values: Any) -> None:
+    """Change the pool's record, and none of its arrays."""
+    content = json.loads((path / "pool.json").read_text())
+    (path / "pool.json").write_text(json.dumps(content | values))
+
+
+EMBEDDING = "embedding-unit-normalised.npy"
+
+
+@pytest.mark.parametrize("name", ["w.npy", EMBEDDING])
+@pytest.mark.parametrize("damage", ["empty", "cut", "longer", "a bit", "zeros", "float64", "pickle", "archive", "3-d"])
+def test_a_damaged_array_is_one_line(copy: Path, name: str, damage: str) -> None:
+    file, values = copy / name, np.load(copy / name)
+    if damage in ("empty", "cut", "longer"):
+        os.truncate(file, {"empty": 0, "cut": file.stat().st_size - 4, "longer": file.stat().st_size + 4}[damage])
+    elif damage == "a bit":
+        content = bytearray(file.read_bytes())
+        content[-7] ^= 1
+        file.write_bytes(content)
+    elif damage == "archive":
+        with file.open("wb") as stream:
+            np.savez(stream, values)
+    else:
+        other = {"zeros": 0 * values, "float64": values.astype(float), "3-d": values[None]}.get(damage)
+        np.save(file, np.array([values, None], object) if other is None else other, allow_pickle=True)
+    with pytest.raises(UserError, match=f"{name} .*: delete the folder, it is made again") as refused:
+        use(copy)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["w.npy", EMBEDDING])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused_though_the_checksum_holds(copy: Path, name: str, value: float) -> None:
+    values = np.load(copy / name)
+    values[3, 1] = value
+    np.save(copy / name, values)
+    checksums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in copy.glob("*.npy")}
+    record(copy, sha256=checksums)
+    with pytest.raises(UserError, match=f"{name} holds numbers that are not finite"):
+        use(copy)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"format": True},
+        {"format": "2"},
+        {"format": 3},
+        {"format": None},
+        {"spec": None},
+        {"spec": {}},
+        {"spec": {"size": 10**30}},
+        {"spec": {"size": 6.0}},
+        {"spec": {"size": 5}},
+        {"spec": {"size": 0}},
+        {"spec": {"size": True}},
+        {"spec": {"seed": -1}},
+        {"spec": {"seed": "0"}},
+        {"spec": {"truncation_psi": float("nan")}},
+        {"spec": {"truncation_psi": 7}},
+        {"spec": {"truncation_psi": [0.7]}},
+        {"spec": {"bundle": 5}},
+        {"spec": {"bundle": "../../elsewhere"}},
+        {"spec": {"more": 1}},
+        {"sha256": None},
+        {"sha256": {}},
+        {"sha256": {"w.npy": 5}},
+        {"sha256": {"w.npy": "é" * 64}},
+        {"sha256": {"w.npy": "0" * 64}},
+        {"sha256": {"w.npy": "0" * 64, "../embedding-a.npy": "0" * 64}},
+    ],
+)
+def test_a_record_that_cannot_be_is_one_line(whole: Pool, copy: Path, values: dict[str, Any]) -> None:
+    if values.get("spec"):
+        spec = json.loads((whole.path / "pool.json").read_text())["spec"]
+        values = {"spec": spec | values["spec"]}
+    record(copy, **values)
+    with pytest.raises(UserError, match=r"copied.*(delete the folder|made again)") as refused:
+        use(copy)
+    assert len(str(refused.value)) < 600
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "[" * 100_000, '{"format": 1e999}', "\ufeff{}", '"' + "a" * 2**21])
+def test_a_record_that_is_no_record_is_one_line(copy: Path, text: str) -> None:
+    (copy / "pool.json").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="delete the folder") as refused:
+        use(copy)
+    assert len(str(refused.value)) < 600
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_no_damage_is_anything_but_one_line(whole: Pool, data: st.DataObject) -> None:
+    """Whatever bytes change in a pool's files: it is opened with what was made, or refused."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copytree(whole.path, Path(folder) / "pool"))
+        file = copy / data.draw(st.sampled_from(["pool.json", "w.npy", EMBEDDING]))
+        content = bytearray(file.read_bytes())
+        for _ in range(data.draw(st.integers(1, 3))):
+            start = data.draw(st.integers(0, min(len(content), 300)))
+            content[start : start + data.draw(st.integers(0, 40))] = data.draw(
+                st.binary(max_size=8) | st.sampled_from([b"-", b"9" * 20, b"nan", b"null", b"(((", b"\x80", b"'O'"])
+            )
+        file.write_bytes(content)
+        try:
+            pool = Pool.open(copy)
+            opened = np.array(pool.w), np.array(pool.embedding(RECIPE))
+        except UserError:
+            return
+        for actual, expected in zip(opened, contents(whole), strict=True):
+            np.testing.assert_array_equal(actual, expected)
+
+
+def test_a_damaged_pool_is_refused_rather_than_completed_or_made_over(
+    networks: tuple[Any, Any], tmp_path: Path
+) -> None:
+    spec = PoolSpec("b" * 64, 6)
+    pool = make(spec, networks, tmp_path)
+    os.truncate(pool.path / "w.npy", 100)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"is damaged, w\.npy"):
+            make(spec, networks, tmp_path)
+        with pytest.raises(UserError, match=r"is damaged, w\.npy"):
+            check_pool(spec, RECIPE, root=tmp_path)
+
+
+def test_a_pool_in_the_place_of_another_is_refused(networks: tuple[Any, Any], tmp_path: Path) -> None:
+    spec, other = PoolSpec("b" * 64, 6), PoolSpec("b" * 64, 6, seed=1)
+    shutil.move(make(other, networks, tmp_path).path, tmp_path / spec.directory_name)
+    assert find_pool(spec, RECIPE, root=tmp_path) is None
+    for refusing in (lambda: make(spec, networks, tmp_path), lambda: check_pool(spec, RECIPE, root=tmp_path)):
+        with pytest.raises(UserError, match="is another pool's"):
+            refusing()
+
+
+def test_a_pool_without_checksums_is_made_anew(
+    networks: tuple[Any, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = PoolSpec("b" * 64, 6)
+    pool = make(spec, networks, tmp_path)
+    expected = contents(pool)
+    content = json.loads((pool.path / "pool.json").read_text())
+    (pool.path / "pool.json").write_text(json.dumps({"format": 1, "spec": content["spec"]}))
+    np.save(pool.path / "w.npy", np.zeros_like(expected[0]))
+    with pytest.raises(UserError, match="has no checksums: delete the folder, it is made again"):
+        Pool.open(pool.path)
+    assert find_pool(spec, RECIPE, root=tmp_path) is None
+    check_pool(spec, RECIPE, root=tmp_path)
+    for actual, wanted in zip(contents(make(spec, networks, tmp_path)), expected, strict=True):
+        np.testing.assert_array_equal(actual, wanted)
+    assert "has no checksums: it is made anew" in caplog.text
+
+
+def test_features_that_are_not_finite_make_no_pool(networks: tuple[Any, Any], tmp_path: Path) -> None:
+    spec = PoolSpec("b" * 64, 6)
+
+    def embed(w: np.ndarray) -> np.ndarray:
+        return np.full((len(w), 3), np.nan, np.float32)
+
+    with pytest.raises(UserError, match="features that are not finite for faces 0 to 3"):
+        create_pool(spec, networks[0], RECIPE, embed, root=tmp_path, batch_size=4)
+
+
+def test_a_pool_that_was_stopped_between_its_record_and_its_name_goes_on(
+    networks: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = PoolSpec("b" * 64, 6)
+    rename = os.replace
+
+    def stopped(source: Any, target: Any) -> None:
+        if Path(target).name == EMBEDDING:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as at_once:
+        at_once.setattr(os, "replace", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            make(spec, networks, tmp_path)
+    assert find_pool(spec, RECIPE, root=tmp_path) is None
+    made: list[float] = []
+    pool = make(spec, networks, tmp_path, progress=lambda done, *_: made.append(done))
+    assert made == [], "the features were there"
+    np.testing.assert_array_equal(pool.embedding(RECIPE), make(spec, networks, tmp_path / "b").embedding(RECIPE))

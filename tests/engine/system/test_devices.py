@@ -86,7 +86,9 @@ def test_a_device_has_a_number_and_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         (None, ()),
         ("cuda:1", ("cuda:1",)),
-        ("cuda:0, cuda:0,cpu,", ("cuda:0", "cuda:0", "cpu")),
+        ("cuda:0, cuda:00,cpu,cuda", ("cuda:0", "cuda:0", "cpu", "cuda:0")),
+        ("auto,cpu", ("cuda:0", "cpu")),
+        (",".join(["cpu"] * 64), ("cpu",) * 64),
         (" all ", ("cuda:0", "cuda:1")),
     ],
 )
@@ -100,6 +102,47 @@ def test_devices_that_name_none_are_refused(monkeypatch: pytest.MonkeyPatch, tex
     machine(monkeypatch, 2)
     with pytest.raises(UserError, match="names none: give cuda:0,cuda:1 or all"):
         device_names(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cpu,x",
+        "x,cpu",
+        "cpu,,cpu",
+        "cpu,",
+        ",cpu",
+        "cpu,cuda:2",
+        "cpu,cuda:-1",
+        "cpu,cuda:",
+        "cpu,cuda:0x0",
+        "cpu,gpu",
+        "cpu,CPU",
+        "cpu,all",
+        "cpu;cpu",
+        "cpu cpu",
+        "cpu,c\u0440u",
+        "cpu,cuda:\u0661",
+        "cpu,cuda:\u00b9",
+        "cpu,cu\0da",
+        "cpu," + "x" * 10_000,
+        "cpu,cuda:" + "9" * 10_000,
+        "cpu,cuda:" + "0" * 10_000 + "7",
+        ",".join(["cpu"] * 65),
+        ",".join(["cpu"] * 100_000),
+    ],
+)
+def test_an_unusable_name_among_several_is_refused_in_a_short_line(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    machine(monkeypatch, 2)
+    with pytest.raises(UserError, match="device") as refused:
+        device_names(text)
+    assert len(str(refused.value)) < 200
+
+
+def test_a_gpu_that_torch_cannot_use_is_refused_among_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, 2, torch_sees=False)
+    with pytest.raises(UserError, match="device 'cuda:1': the installed torch cannot use it"):
+        device_names("cpu,cuda:1")
 
 
 @pytest.mark.parametrize(("gpus", "torch_sees"), [(0, True), (2, False)])

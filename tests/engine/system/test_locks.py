@@ -101,14 +101,59 @@ def test_a_lock_is_released_when_its_block_raises(tmp_path: Path) -> None:
         pass
 
 
-def test_the_file_is_deleted_at_the_end_where_that_is_asked_for(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be deleted there")
+def test_no_file_stays_behind_whatever_the_end(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    with locked(lock, remove=True):
+    with locked(lock):
         assert lock.exists()
+        with pytest.raises(UserError), locked(lock, refusal="in use"):
+            pytest.fail("two hold one lock")
+        assert lock.exists(), "it is the first one's"
     assert not lock.exists()
-    with pytest.raises(KeyError), locked(lock, remove=True):
+    with pytest.raises(KeyError), locked(lock):
         raise KeyError
     assert not lock.exists()
+    with held_by_another_process(lock) as process:
+        process.kill()
+        process.wait()
+        assert lock.exists(), "who is killed deletes nothing"
+        with locked(lock, remove=False):
+            pass
+        assert lock.exists(), "who only looks deletes nothing"
+        with locked(lock):
+            pass
+    assert not lock.exists()
+
+
+def test_a_file_that_took_the_locks_place_is_left(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with locked(lock):
+        lock.rename(tmp_path / "moved")
+        lock.write_text("somebody else's")
+    assert lock.read_text() == "somebody else's"
+
+
+INCREMENT = """
+import sys, time
+from pathlib import Path
+from faceanon_engine.engine.system.locks import locked
+counter = Path(sys.argv[1])
+for _ in range(40):
+    with locked(counter.with_suffix(".lock")):
+        value = int(counter.read_text())
+        time.sleep(0.001)
+        counter.write_text(str(value + 1))
+"""
+
+
+def test_one_at_a_time_is_inside_though_each_deletes_the_file(tmp_path: Path) -> None:
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+    command = [sys.executable, "-c", INCREMENT, str(counter)]
+    processes = [subprocess.Popen(command) for _ in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert counter.read_text() == "120"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["counter"]
 
 
 def test_a_lock_file_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
