@@ -17,6 +17,8 @@ CONTACT_SHEET_NAME = "contact-sheet.png"
 LOCK_NAME = "job.lock"
 NAMES_LOCK_NAME = "names.lock"
 PROCESS_LOCK_PATTERN = "process-*.lock"
+EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+"""The endings of results, by their formats."""
 _CODES = "codes"
 _CODES_ENDING = ".w_plus.npy"
 _BACKSLASH_LEADS = os.name == "nt"

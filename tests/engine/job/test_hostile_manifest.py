@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,13 @@ def test_a_journal_that_names_another_journal_deletes_nothing(job: JobSettings, 
     assert victim.read_bytes() == b"precious"
 
 
+def test_a_journal_of_another_kind_is_not_waited_for(job: JobSettings) -> None:
+    os.mkfifo(job.folder.private / "manifest.sqlite-journal")
+    for act in (lambda: plan_job(job, make_worker=FakeWorker), lambda: run(job)):
+        with pytest.raises(UserError, match="is no file"):
+            act()
+
+
 # -- tables ------------------------------------------------------------------------------------------------------
 
 TABLES = {
@@ -346,6 +354,29 @@ def test_numbers_that_are_odd_and_possible_are_shown_in_few_characters(job: JobS
     shown = CliRunner().invoke(status, [str(job.output)], catch_exceptions=False, terminal_width=300)
     assert "1.0e+29" in shown.output
     assert max(map(len, shown.output.splitlines())) < 300
+
+
+@pytest.mark.parametrize("change_rows", ["face = 7", "face = 1"])
+def test_faces_that_leave_one_out_are_refused(job: JobSettings, change_rows: str) -> None:
+    change(job.folder, f"update items set {change_rows}, state = 'pending' where input = 'photo-00.png'")
+    assert all("face" in said for said in refusals(job))
+
+
+def test_an_input_without_rows_is_done(job: JobSettings) -> None:
+    change(job.folder, "delete from items where input = 'photo-00.png'", "update inputs set faces = 0")
+    (job.folder.release / "photo-00.png").unlink()
+    shutil.rmtree(job.folder.private / "codes")
+    assert run(job).done == 2
+
+
+def test_a_face_that_the_pool_lacks_is_not_on_the_sheet(job: JobSettings) -> None:
+    class Pool(FakeWorker):
+        def intermediates(self, images: Any, neighbours: Any) -> Any:
+            range(16)[neighbours[0]]
+            return super().intermediates(images, neighbours)
+
+    change(job.folder, "update items set neighbour_id = 9007199254740992 where state = 'done'")
+    assert run(replace(job, contact_sheet=1), None, Pool).contact_sheet is None
 
 
 SETTINGS = [
