@@ -95,9 +95,9 @@ def stays_inside(name: str) -> bool:
     return "\0" not in name and _NO_PARTS.isdisjoint(name.split("/"))
 
 
-def job_of(path: Path) -> Path | None:
-    """The folder of the job in whose `release/` or `private/`, or right in whose folder, a real path lies, if any."""
+def part_of_job(path: Path) -> Path | None:
+    """The `release/` or `private/` of a job that a real path is, or lies in; None where it lies in neither."""
     for place in (path, *path.parents):
-        if os.path.lexists(JobFolder(place).manifest):
+        if place.name in (RELEASE, PRIVATE) and os.path.lexists(JobFolder(place.parent).manifest):
             return place
     return None

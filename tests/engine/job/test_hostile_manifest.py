@@ -23,7 +23,7 @@ from hypothesis import settings as bounded
 from hypothesis import strategies as st
 
 from faceanon_engine.cli.status import status
-from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.errors import REASONS, UserError
 from faceanon_engine.engine.job.dry_run import plan_job
 from faceanon_engine.engine.job.layout import JobFolder
 from faceanon_engine.engine.job.manifest import COLUMNS, InputRow, ItemRow, Manifest
@@ -377,6 +377,11 @@ def test_a_face_that_the_pool_lacks_is_not_on_the_sheet(job: JobSettings) -> Non
 
     change(job.folder, "update items set neighbour_id = 9007199254740992 where state = 'done'")
     assert run(replace(job, contact_sheet=1), None, Pool).contact_sheet is None
+
+
+def test_every_reason_that_a_record_may_have_is_described() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "manifest.md").read_text(encoding="utf-8")
+    assert [reason for reason in REASONS if f"`{reason}`" not in page] == []
 
 
 SETTINGS = [
