@@ -88,6 +88,9 @@ def look_through(
             new_inputs.append(InputRow(sample.key, *stamp(sample)))
             planned[sample.key] = [plan_row(settings, names, sample.key, 0)]
             new_items += planned[sample.key]
+        elif not earlier:  # as no run of ours leaves it
+            planned[sample.key] = [plan_row(settings, names, sample.key, 0)]
+            new_items += planned[sample.key]
         elif all_done(settings.output, known[sample.key], earlier):
             continue
         elif any(row.output is None for row in earlier):

@@ -232,7 +232,10 @@ class Manifest:
         where = "" if state is None else "where state = ?"
         query = f"select {_ITEMS} from items {where} order by input, face"
         with _explained(self.path):
-            return [self._item(values) for values in self._connection.execute(query, () if state is None else (state,))]
+            rows = [self._item(values) for values in self._connection.execute(query, () if state is None else (state,))]
+        if state is None:
+            self._refuse_gaps(rows)
+        return rows
 
     def has_output(self, name: str) -> bool:
         """Whether an item has that output, small and large Latin letters taken for the same."""
@@ -292,7 +295,10 @@ class Manifest:
             paths = [row[0] for row in connection.execute(query, (most,))]
             connection.executemany("update queue set process = ? where input = ?", [(process, path) for path in paths])
             select = f"select {_ITEMS} from items where input = ? order by face"
-            return {path: [self._item(row) for row in connection.execute(select, (path,))] for path in paths}
+            claimed = {path: [self._item(row) for row in connection.execute(select, (path,))] for path in paths}
+            for rows in claimed.values():
+                self._refuse_gaps(rows)
+            return claimed
 
     def leave_queue(self, path: str) -> None:
         """An input is done or failed."""
@@ -343,6 +349,14 @@ class Manifest:
             if row.codes is not None:
                 self._refuse_link(self._root, kept_private(row.codes))
         return row
+
+    def _refuse_gaps(self, rows: Iterable[ItemRow]) -> None:
+        """Raise UserError where the faces of an input, in the order of the rows, are not 0, 1, ..."""
+        before: ItemRow | None = None
+        for row in rows:
+            if row.face != (0 if before is None or before.input != row.input else before.face + 1):
+                raise self._refused("items", "face", row.face)
+            before = row
 
     def _refuse_link(self, root: Path, name: str) -> None:
         folder = name.rpartition("/")[0]
@@ -440,6 +454,8 @@ def _refuse_planted(path: Path) -> None:
         place = path.with_name(path.name + ending)
         if os.path.islink(place):
             raise UserError(f"{place} is a symbolic link, and may lead out of the job's folder: use another OUTPUT")
+        if ending and os.path.exists(place) and not os.path.isfile(place):
+            raise UserError(f"{place} is no file: delete it, or use another OUTPUT folder")
     try:
         with open(path.with_name(path.name + "-journal"), "rb") as journal:
             if journal.seek(0, os.SEEK_END) >= len(_ENDS_IN_ANOTHER_JOURNAL):
