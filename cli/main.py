@@ -132,10 +132,10 @@ def _leave(message: str, code: int) -> NoReturn:
     """Say on stderr in one line why the program ends, with --json also on stdout, and exit."""
     import json
 
-    from faceanon_engine.engine.system.printable import printable
+    from faceanon_engine.engine.system.printable import printable, shortened
 
     if not message.startswith("Usage"):
-        message = printable(" ".join(message.split()))
+        message = shortened(printable(" ".join(message.split())), 1000)
     print(message, file=sys.stderr)
     if "--json" in sys.argv[1:]:  # looked up there, as the arguments may be what is wrong
         with contextlib.suppress(OSError):

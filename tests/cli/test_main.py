@@ -85,3 +85,22 @@ def test_closed_outputs_are_no_mistake() -> None:
     command = f"{sys.executable} -m faceanon_engine.cli.main models list"
     assert subprocess.run(["sh", "-c", f"{command} >&- 2>&-"], check=False).returncode == 0
     assert subprocess.run(["sh", "-c", f"{command} --json >&-"], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [("--config", "laughs.yaml"), ("--device", "x" * 100_000), ("--no" * 25_000,)])
+def test_whatever_is_given_the_refusal_is_one_short_line(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    nested = [f"&a{n} [{','.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    (tmp_path / "laughs.yaml").write_text("margin:\n - &a0 [x]\n - " + "\n - ".join(nested))
+    run = subprocess.run(
+        [sys.executable, "-m", "faceanon_engine.cli.main", "anonymize", "in", "out", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith("error: ")
+    assert run.stderr.count("\n") == 1
+    assert len(run.stderr) < 1100
+    assert not (tmp_path / "out").exists()
