@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import sys
-import warnings
 from types import FrameType
 from typing import NoReturn
 
@@ -77,8 +76,6 @@ def main() -> None:
         keep_freed_memory()
         signal.signal(signal.SIGTERM, _interrupt)
         _prepare_streams()
-        # What decoders think of strange files is not for the terminal: what cannot be read becomes a row.
-        warnings.filterwarnings("ignore", module="PIL")
         code = cli.main(prog_name="faceanon-engine", standalone_mode=False)
     except UserError as error:
         _leave(f"error: {error}", 2)
