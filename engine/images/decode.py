@@ -16,7 +16,7 @@ from faceanon_engine.engine.images.decoders import decoder_errors
 from faceanon_engine.engine.images.pixels import Pixels
 from faceanon_engine.engine.images.whole import refuse_cut_short, refuse_missing_parts
 from faceanon_engine.engine.system.printable import first_line
-from faceanon_engine.engine.system.reading import open_file
+from faceanon_engine.engine.system.reading import NoFileError, open_file
 
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm"}
@@ -69,6 +69,8 @@ def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> DecodedImage
         raise InputError("missing", "there is no such file") from None
     except PermissionError:
         raise InputError("unreadable", "it may not be read: mend its rights") from None
+    except NoFileError as error:
+        raise InputError("unreadable", str(error.strerror)) from None
     except OSError as error:
         raise InputError("unreadable", f"it cannot be opened ({error.strerror or error})") from None
 

@@ -11,8 +11,12 @@ from typing import BinaryIO
 from faceanon_engine.engine.errors import UserError
 
 
+class NoFileError(OSError):
+    """What is there is a folder, a pipe or a device; `strerror` says which."""
+
+
 def open_file(path: Path) -> BinaryIO:
-    """The file to read; raises OSError where it cannot be opened, and for a folder, a pipe and a device.
+    """The file to read; raises OSError where it cannot be opened, NoFileError for a folder, a pipe and a device.
 
     Opening a pipe waits until somebody writes into it, reading a device may never end.
     """
@@ -52,6 +56,6 @@ def _opener(path: str, flags: int) -> int:
 
 def _refuse_others(status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        raise NoFileError(errno.EISDIR, "it is a folder")
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
+        raise NoFileError(errno.EINVAL, "it is a pipe or a device, not a file")

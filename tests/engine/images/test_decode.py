@@ -147,6 +147,15 @@ def test_damaged_exif_data_spoil_no_picture(data: st.DataObject) -> None:
         assert sorted(read_image(Path(file.name)).pixels.shape) == [3, 16, 24]
 
 
+def test_what_is_no_file_is_called_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read_image(tmp_path)
+    assert (caught.value.reason, caught.value.message) == ("unreadable", "it is a folder")
+    with pytest.raises(InputError) as caught:
+        read_image(Path("/dev/zero"))
+    assert (caught.value.reason, caught.value.message) == ("unreadable", "it is a pipe or a device, not a file")
+
+
 def test_exif_data_that_are_none_spoil_no_picture(tmp_path: Path) -> None:
     Image.fromarray(PICTURE).save(tmp_path / "a.png", exif=b"Exif\0\0these are none")
     np.testing.assert_array_equal(read_image(tmp_path / "a.png").pixels, PICTURE)
