@@ -155,6 +155,8 @@ def main() -> None:
                     path.unlink(missing_ok=True)
             row = new_row(case, gigabytes=measured.pop("bytes") / 1e9, **measured)
             result["rows"].append(row)
+            result["seconds"] = time.perf_counter() - started
+            write(arguments.output, result)
             print(json.dumps(row["case"] | row["values"]), flush=True)
     result["seconds"] = time.perf_counter() - started
     write(arguments.output, result)

@@ -19,7 +19,7 @@ from faceanon_engine.engine.system.cores import usable_cores
 
 logger = logging.getLogger(__name__)
 
-MEMORY = 1_700_000_000
+MEMORY = 1_400_000_000
 """Bytes that pictures may take together while they are read; one that takes more is read alone."""
 
 Item = TypeVar("Item")
