@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import time
-import warnings
 from types import FrameType
 from typing import NoReturn
 
@@ -129,8 +128,6 @@ def _run() -> int:
     try:
         keep_freed_memory()
         _prepare_streams()
-        # What decoders think of strange files is not for the terminal: what cannot be read becomes a row.
-        warnings.filterwarnings("ignore", module="PIL")
         code = cli.main(prog_name="faceanon-engine", standalone_mode=False)
     except UserError as error:
         _leave(f"error: {error}", 2)
@@ -187,10 +184,10 @@ def _leave(message: str, code: int) -> NoReturn:
     """Say on stderr in one line why the program ends, with --json also on stdout, and exit."""
     import json
 
-    from faceanon_engine.engine.system.printable import printable
+    from faceanon_engine.engine.system.printable import printable, shortened
 
     if not message.startswith("Usage"):
-        message = printable(" ".join(message.split()))
+        message = shortened(printable(" ".join(message.split())), 1000)
     print(message, file=sys.stderr)
     if "--json" in sys.argv[1:]:  # looked up there, as the arguments may be what is wrong
         with contextlib.suppress(OSError):

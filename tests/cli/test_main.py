@@ -166,3 +166,22 @@ def test_a_program_that_hangs_when_interrupted_is_ended_by_a_later_signal() -> N
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
     assert (process.returncode, said) == (130, "")
+
+
+@pytest.mark.parametrize("arguments", [("--config", "laughs.yaml"), ("--device", "x" * 100_000), ("--no" * 25_000,)])
+def test_whatever_is_given_the_refusal_is_one_short_line(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    nested = [f"&a{n} [{','.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    (tmp_path / "laughs.yaml").write_text("margin:\n - &a0 [x]\n - " + "\n - ".join(nested))
+    run = subprocess.run(
+        [sys.executable, "-m", "faceanon_engine.cli.main", "anonymize", "in", "out", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith("error: ")
+    assert run.stderr.count("\n") == 1
+    assert len(run.stderr) < 1100
+    assert not (tmp_path / "out").exists()
