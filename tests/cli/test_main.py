@@ -102,6 +102,8 @@ def ends(**_):
             finally:
                 print("cleaning", flush=True)
                 time.sleep(60)
+        case "text":
+            exec("print('begun', flush=True)\\nwhile True: time.sleep(0.01)")
         case "late":
             try:
                 print("begun", flush=True)
@@ -154,6 +156,17 @@ def test_signals_after_the_first_let_it_put_itself_in_order() -> None:
         _, said = process.communicate(timeout=30)
     assert process.returncode == 130
     assert said == "interrupted: nothing is half-written; run the same command again to go on\n"
+
+
+def test_code_that_is_executed_as_text_ends_with_the_same_code() -> None:
+    """Where the interruption passes through such text, Python would end by SIGINT whatever becomes of it."""
+    with begin("text") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.startswith("interrupted: ")
 
 
 def test_a_program_that_hangs_when_interrupted_is_ended_by_a_later_signal() -> None:
