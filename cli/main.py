@@ -128,7 +128,7 @@ class Interruptions:
             raise KeyboardInterrupt
         if time.monotonic() - self._first > _PATIENCE:
             # It hangs. A job survives this as it survives a kill; its processes end as their line to us does.
-            sys.exit(130)
+            os._exit(130)
 
 
 def _run() -> int:
