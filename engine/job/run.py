@@ -74,7 +74,8 @@ def run_job(
         listing = bring_up_to_date(beginning.settings, beginning.samples, manifest)
         if not is_new:
             observer.started(about, len(beginning.samples), len(beginning.samples) - len(listing.todo))
-        together = settled_together(beginning.settings, manifest, about["device"], choose) if listing.todo else 1
+        device = (*beginning.devices, about["device"])[0]
+        together = settled_together(beginning.settings, manifest, device, choose) if listing.todo else 1
         return _run(beginning, about, listing, together, manifest, observer, load, started)
 
 

@@ -73,10 +73,12 @@ def test_a_process_that_is_killed_changes_no_byte(
     flag = tmp_path / "kill"
     flag.touch()
     monkeypatch.setenv("FAKE_KILL", str(flag))
-    result = run(replace(job, devices="cpu,cpu"), None, CompanyKilled)
+    result = run(replace(job, devices="cpu,cpu", batch_size=None), None, CompanyKilled)
     assert (result.exit_code, result.done) == (0, 11)
     assert not flag.exists()
     assert contents(job) == expected
+    with Manifest.read(job.output / "manifest.sqlite") as manifest:
+        assert manifest.get("together") == {"cpu": 4}, "as one process of that kind of device would record it"
 
 
 def test_photos_of_several_people_and_bad_ones_are_in_the_groups_as_they_were(
