@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -91,6 +90,7 @@ class Campaign:
         self.expected: dict[str, bytes] = {}
         self.seconds: dict[int, float] = {}
         """What a job takes that nothing stops, by the number of processes."""
+        self._running: subprocess.Popen[str] | None = None
         self.problems: list[str] = []
         self.kills: list[dict[str, Any]] = []
         self.jobs = 0
@@ -110,17 +110,17 @@ class Campaign:
 
     def run(self, kills: int) -> None:
         """Kill jobs so many times, and let the last one end."""
-        signals, modes = cycle(SIGNALS), cycle(MODES)
+        modes = cycle(MODES)
         while len(self.kills) < kills:
             self.jobs += 1
-            self._job(next(modes), signals, kills)
+            self._job(next(modes), kills)
 
-    def _job(self, processes: int, signals: Iterator[str], kills: int) -> None:
+    def _job(self, processes: int, kills: int) -> None:
         output = self._folder / f"job-{self.jobs}"
         stamps: dict[str, int] = {}
         while True:
             process = self._start(output, processes)
-            if len(self.kills) >= kills or not self._kill(process, output, processes, signals):
+            if len(self.kills) >= kills or not self._kill(process, output, processes):
                 code, said = self._wait(process)
                 self._hold(code == 0, f"job {self.jobs} ends with {code}: {said}")
                 break
@@ -138,7 +138,7 @@ class Campaign:
             "0",
             *MODES[processes],
         ]
-        return subprocess.Popen(
+        self._running = subprocess.Popen(
             command,
             env=self._environment,
             stdout=subprocess.DEVNULL,
@@ -147,15 +147,22 @@ class Campaign:
             start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
+        return self._running
+
+    def stop(self) -> None:
+        """End what still runs."""
+        if self._running is not None and self._running.poll() is None:
+            self._running.kill()
+            self._running.wait()
 
     def _wait(self, process: subprocess.Popen[str]) -> tuple[int, str]:
         """Exit code and last line of a process, when it ends by itself."""
         _, said = process.communicate()
         return process.returncode, (said.splitlines() or [""])[-1]
 
-    def _kill(self, process: subprocess.Popen[str], output: Path, processes: int, signals: Iterator[str]) -> bool:
+    def _kill(self, process: subprocess.Popen[str], output: Path, processes: int) -> bool:
         """End the process at a random moment; False where it ended before by itself."""
-        name = next(signals)
+        name = SIGNALS[len(self.kills) % len(SIGNALS)]
         least = 0.0 if name == "SIGKILL" else _LISTENS_AFTER
         moment = self._random.uniform(least, max(least, self.seconds[processes]))
         try:
@@ -220,9 +227,12 @@ def main() -> int:
     result = new_result("kill_campaign", "whether a job that is killed ends as one that nothing stopped", **parameters)
     with tempfile.TemporaryDirectory() as folder:
         campaign = Campaign(Path(folder), arguments.images, arguments.steps, arguments.seed)
-        campaign.undisturbed()
-        if not campaign.problems:
-            campaign.run(arguments.kills)
+        try:
+            campaign.undisturbed()
+            if not campaign.problems:
+                campaign.run(arguments.kills)
+        finally:
+            campaign.stop()
     for processes in MODES:
         for name in SIGNALS:
             kills = [each for each in campaign.kills if (each["signal"], each["processes"]) == (name, processes)]
