@@ -88,7 +88,14 @@ def main() -> None:
         finally:
             interruptions.ignore()  # what is left is to say how it ended, and to go
     except KeyboardInterrupt:
-        _leave("interrupted: nothing is half-written; run the same command again to go on", 130)
+        with contextlib.suppress(SystemExit):
+            _leave("interrupted: nothing is half-written; run the same command again to go on", 130)
+        # All is in order. Left to itself, Python ends by a signal where the interruption passed through text that is
+        # executed, as that of dataclasses is, and says more where another one comes.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(130)
     sys.exit(code)
 
 

@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -288,17 +288,27 @@ class Manifest:
             connection.execute(_QUEUE)
             connection.executemany("insert into queue (input) values (?)", [(path,) for path in paths])
 
-    def claim(self, process: int, most: int) -> dict[str, list[ItemRow]]:
-        """The next inputs that nobody has, at most so many, with their items; they are this process's from now on."""
+    def claim(self, process: int, group: Callable[[str], Sequence[str]]) -> tuple[list[str], dict[str, list[ItemRow]]]:
+        """The first input that nobody has, and those of its group that nobody has: they are this process's from now on.
+
+        group: the inputs that belong with one, itself among them, in their order. Gives what is claimed, nothing when
+        there is nothing left, and the items of the whole group.
+        """
         with self._transaction() as connection:
-            query = "select input from queue where process is null order by position limit ?"
-            paths = [row[0] for row in connection.execute(query, (most,))]
-            connection.executemany("update queue set process = ? where input = ?", [(process, path) for path in paths])
+            first = connection.execute("select input from queue where process is null order by position").fetchone()
+            if first is None:
+                return [], {}
+            members = group(first[0])
+            free = {row[0] for row in connection.execute("select input from queue where process is null")}
+            claimed = [path for path in members if path in free]
+            connection.executemany(
+                "update queue set process = ? where input = ?", [(process, path) for path in claimed]
+            )
             select = f"select {_ITEMS} from items where input = ? order by face"
-            claimed = {path: [self._item(row) for row in connection.execute(select, (path,))] for path in paths}
-            for rows in claimed.values():
+            items = {path: [self._item(row) for row in connection.execute(select, (path,))] for path in members}
+            for rows in items.values():
                 self._refuse_gaps(rows)
-            return claimed
+            return claimed, items
 
     def leave_queue(self, path: str) -> None:
         """An input is done or failed."""
