@@ -162,5 +162,17 @@ def is_sheet(value: Any) -> bool:
     )
 
 
-JOB_CHECKS: Mapping[str, Check] = {"settings": are_settings, "version": _text, "contact_sheet": is_sheet}
+def is_together(value: Any) -> bool:
+    """Whether a value says how many faces are optimised together, by the kind of device; None where nothing does."""
+    return value is None or (
+        isinstance(value, dict) and all(_text(kind) and _whole(1, 65_536)(size) for kind, size in value.items())
+    )
+
+
+JOB_CHECKS: Mapping[str, Check] = {
+    "settings": are_settings,
+    "version": _text,
+    "contact_sheet": is_sheet,
+    "together": is_together,
+}
 """The values of the table `job` by key."""

@@ -13,13 +13,14 @@ import pytest
 from faceanon_engine.engine.datasets.reader import Reader
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError
-from faceanon_engine.engine.job.folder import find_samples
+from faceanon_engine.engine.job.folder import make_folder
 from faceanon_engine.engine.job.groups import Groups, Listed, claimed_inputs, inputs_to_do
 from faceanon_engine.engine.job.listing import bring_up_to_date
 from faceanon_engine.engine.job.manifest import Manifest
+from faceanon_engine.engine.job.samples import find_samples
 from faceanon_engine.engine.job.settings import JobSettings
 from tests.support.fake_worker import FakeWorker, make_inputs
-from tests.support.jobs import items, run, stamps
+from tests.support.jobs import items, known, run, stamps
 from tests.support.samples import with_faces
 from tests.support.shared_worker import Company, CompanyKilled
 
@@ -59,7 +60,7 @@ def test_whatever_is_left_of_a_job_becomes_what_it_would_have(
     run(job, None, Company)
     before = stamps(job.output)
     for number in lost:
-        (job.output / f"photo-{number:02d}.png").unlink()
+        (job.folder.release / f"photo-{number:02d}.png").unlink()
     run(replace(job, devices=devices), None, Company)
     assert contents(job) == expected
     after = stamps(job.output)
@@ -77,7 +78,7 @@ def test_a_process_that_is_killed_changes_no_byte(
     assert (result.exit_code, result.done) == (0, 11)
     assert not flag.exists()
     assert contents(job) == expected
-    with Manifest.read(job.output / "manifest.sqlite") as manifest:
+    with Manifest.read(job.folder.manifest) as manifest:
         assert manifest.get("together") == {"cpu": 4}, "as one process of that kind of device would record it"
 
 
@@ -118,10 +119,10 @@ def test_the_automatic_batch_of_the_first_run_stays(job: JobSettings) -> None:
 
     expected = undisturbed(job)
     run(job, None, Company)
-    (job.output / "photo-05.png").unlink()
+    (job.folder.release / "photo-05.png").unlink()
     run(job, None, Smaller)
     assert contents(job) == expected
-    with Manifest.read(job.output / "manifest.sqlite") as manifest:
+    with Manifest.read(job.folder.manifest) as manifest:
         assert manifest.get("together") == {"cpu": 4}
 
 
@@ -129,19 +130,19 @@ def test_the_automatic_batch_of_the_first_run_stays(job: JobSettings) -> None:
 def test_a_batch_that_nobody_could_have_recorded_is_chosen_again(job: JobSettings, recorded: Any) -> None:
     job = replace(job, batch_size=None)
     run(job, None, Company)
-    (job.output / "photo-05.png").unlink()
-    with Manifest.open(job.output / "manifest.sqlite") as manifest:
+    (job.folder.release / "photo-05.png").unlink()
+    with Manifest.open(job.folder.manifest) as manifest:
         manifest.put({"together": recorded})
     assert run(job, None, Company).exit_code == 0
-    with Manifest.read(job.output / "manifest.sqlite") as manifest:
+    with Manifest.read(job.folder.manifest) as manifest:
         assert manifest.get("together") == {"cpu": 4}
 
 
 def test_inputs_are_claimed_in_groups_with_those_that_are_done(job: JobSettings) -> None:
     samples = find_samples(job)
-    job.output.mkdir()
-    with Manifest.open(job.output / "manifest.sqlite") as manifest:
-        bring_up_to_date(job, samples, manifest)
+    make_folder(job.folder)
+    with Manifest.open(job.folder.manifest) as manifest:
+        bring_up_to_date(job, samples, manifest, *known(manifest))
         manifest.fill_queue(sample.key for sample in samples[:1] + samples[2:])
         groups = Groups(samples[1:], job, 4)
         claims = claimed_inputs(manifest, 0, groups)
@@ -161,10 +162,10 @@ def claimed(claims: Iterator[Listed], count: int) -> list[tuple[str, bool]]:
 
 def test_groups_of_which_nothing_is_left_are_not_read(job: JobSettings) -> None:
     run(job, None, Company)
-    (job.output / "photo-05.png").unlink()
+    (job.folder.release / "photo-05.png").unlink()
     samples = find_samples(job)
-    with Manifest.open(job.output / "manifest.sqlite") as manifest:
-        listing = bring_up_to_date(job, samples, manifest)
+    with Manifest.open(job.folder.manifest) as manifest:
+        listing = bring_up_to_date(job, samples, manifest, *known(manifest))
     inputs: Iterable[Listed] = inputs_to_do(listing, Groups(samples, job, 4))
     assert [(each.sample.key[6:8], each.is_done) for each in inputs] == [
         ("04", True),
