@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.job.listing import Listing
@@ -21,7 +20,6 @@ RECORDED = "together"
 """Key of the table `job`: how many faces are optimised together, by the kind of device, as the first run chose."""
 _BATCHES_OF_A_GROUP = 4
 """Where images stop early: slots that are free get the group's next, so that few are empty, and those at its end."""
-_MOST_TOGETHER = 65_536
 
 
 @dataclass(frozen=True)
@@ -70,16 +68,10 @@ def settled_together(settings: JobSettings, manifest: Manifest, device: str, cho
 
     It is recorded for the kind of the device, as it decides how sums are rounded.
     """
-    recorded: Any = manifest.get(RECORDED)
-    known = recorded if isinstance(recorded, dict) else {}
+    known: dict[str, int] = manifest.get(RECORDED) or {}
     kind = device.partition(":")[0]
     earlier = known.get(kind)
-    if settings.batch_size is not None:
-        size = settings.batch_size
-    elif type(earlier) is int and 1 <= earlier <= _MOST_TOGETHER:
-        size = earlier
-    else:
-        size = choose()
+    size = settings.batch_size or earlier or choose()
     if size != earlier:
         manifest.put({RECORDED: {**known, kind: size}})
     return size

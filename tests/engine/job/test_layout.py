@@ -39,7 +39,6 @@ def test_release_holds_the_results_and_nothing_else(settings: JobSettings) -> No
     assert {path.relative_to(settings.folder.private).as_posix() for path in settings.folder.private.rglob("*.*")} == {
         "manifest.sqlite",
         "contact-sheet.png",
-        "job.lock",
         *(codes_name(name) for name in visible(settings.output)),
     }
     assert result.manifest == settings.folder.manifest
@@ -57,14 +56,14 @@ def test_private_is_for_nobody_else_whatever_the_umask(
     (settings.output / "release").mkdir()
     journal: set[int] = set()
 
-    class Looking(FakeWorker):
-        def load(self, progress: object) -> None:
-            journal.update(path.stat().st_mode & 0o777 for path in settings.folder.private.glob("*"))
+    class Looking(Told):
+        def input_finished(self, path: str, failed: bool) -> None:
+            journal.update(path.stat().st_mode & 0o777 for path in settings.folder.private.glob("*.*"))
 
     monkeypatch.setattr(files, "_UMASK", 0o022)
     before = os.umask(umask)
     try:
-        run(settings, None, Looking)
+        run(settings, Looking())
     finally:
         os.umask(before)
     private = settings.folder.private
