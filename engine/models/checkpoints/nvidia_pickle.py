@@ -17,7 +17,10 @@ _DEPTH = 16  # modules within modules; the release has four
 
 
 def read_nvidia_pickle(data: bytes | mmap.mmap) -> dict[str, StoredTensor]:
-    """State dict of `G_ema`; raises Malformed when it is damaged or has no generator, Refused for another name."""
+    """State dict of `G_ema`, of whatever architecture.
+
+    Raises Malformed when it is damaged or has no generator, and Refused for another name.
+    """
     steps = Steps()
 
     def storage(stored: Any) -> Any:
