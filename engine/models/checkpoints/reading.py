@@ -16,7 +16,7 @@ from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.models.checkpoints.encoders import from_arcface, from_clip, from_e4e_encoder
 from faceanon_engine.engine.models.checkpoints.foreign import START, Foreign, OtherNetwork, check_start, of_pickled_name
 from faceanon_engine.engine.models.checkpoints.generators import from_genforce, from_nvidia, from_rosinality
-from faceanon_engine.engine.models.checkpoints.nvidia_pickle import read_nvidia_pickle
+from faceanon_engine.engine.models.checkpoints.nvidia_pickle import generator_of, read_pickled
 from faceanon_engine.engine.models.checkpoints.other_networks import check_encoder_type, check_names
 from faceanon_engine.engine.models.checkpoints.plain_pickle import Damaged, Malformed, Refused, Steps, shown
 from faceanon_engine.engine.models.checkpoints.safetensors_file import is_safetensors, read_safetensors
@@ -31,6 +31,8 @@ _AUTHORS = {"genforce": "GenForce's", "nvidia": "NVIDIA's", "rosinality": "rosin
 _MARKS = {"synthesis.layer0.weight": "genforce", "synthesis.b4.const": "nvidia", "input.input": "rosinality"}
 """A tensor that tells a generator's layout."""
 _WRAPPERS = {"module", "_orig_mod"}
+_OPTIONS = ("opts", "options", "args", "hparams", "hyper_parameters", "config")
+"""Where an encoder's options lie; the releases have the first."""
 _TAKEN_FOR_E4E = (
     "its options do not say which encoder it is, and it was taken for e4e's; pSp's has the same tensors and would give "
     "wrong codes"
@@ -73,6 +75,8 @@ def read_checkpoint(path: Path) -> list[ImportedNetwork]:
     what that is and what to do.
     """
     try:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: give the checkpoint files themselves, as they were downloaded")
         if path.exists() and not path.is_file():
             raise UserError(f"{path} is no file: check the path")
         with open(path, "rb") as stream:
@@ -113,7 +117,10 @@ def _networks(path: Path, start: bytes, size: int) -> list[_Found]:
     if start.startswith(_TORCH_LEGACY):
         return _recognise(path, _mapping(read_legacy(mapped(path), Steps())), size)
     if start.startswith(b"\x80"):
-        return [_generator(path, "nvidia", read_nvidia_pickle(mapped(path)), size)]
+        content = read_pickled(mapped(path))
+        if isinstance(content, Mapping) and content and "G_ema" not in content:
+            return _recognise(path, content, size)
+        return [_generator(path, "nvidia", generator_of(content), size)]
     if is_safetensors(start):
         return _recognise(path, read_safetensors(mapped(path)), size)
     if not start.startswith(b"PK"):
@@ -156,9 +163,8 @@ def _recognise(path: Path, content: Mapping[str, Any], size: int) -> list[_Found
     if any(key in stored for key in _MARKS):
         return [_generator(path, "", stored, size)]
     names = sorted(stored) or sorted(key for key in content if isinstance(key, str)) or ["nothing"]
-    raise UserError(
-        f"{path} holds none of the known networks (but {', '.join(map(shown, names[:3]))}): expected {_KNOWN}"
-    )
+    what = "none of the known networks" if stored else "no tensors of Torch's under names"
+    raise UserError(f"{path} holds {what} (but {', '.join(map(shown, names[:3]))}): expected {_KNOWN}")
 
 
 def _stored(content: Mapping[Any, Any]) -> dict[str, StoredTensor]:
@@ -221,8 +227,7 @@ def _average(content: Mapping[str, Any], size: int) -> Tensor | None:
 
 def _from_e4e(path: Path, stored: dict[str, StoredTensor], content: Mapping[str, Any], size: int) -> list[_Found]:
     """The inverter of e4e's file, and the generator where one is in it."""
-    options = content.get("opts")
-    options = options if isinstance(options, Mapping) else {}
+    options: Mapping[Any, Any] = next((content[key] for key in _OPTIONS if isinstance(content.get(key), Mapping)), {})
     remark = "" if check_encoder_type(options) else _TAKEN_FOR_E4E
     state, average = make_tensors(stored, size), _average(content, size)
     if average is None:

@@ -145,7 +145,7 @@ def test_many_names_of_one_tensor_are_no_more_memory_than_the_file(layout: str, 
 @pytest.mark.parametrize("layout", FORMATS)
 def test_geometries_that_fit_are_read_as_torch_reads_them(layout: str, tmp_path: Path) -> None:
     """Transposed, a part of a storage, and 16-bit: what is refused is no more than what cannot be."""
-    from faceanon_engine.engine.models.checkpoints.nvidia_pickle import read_nvidia_pickle
+    from faceanon_engine.engine.models.checkpoints.nvidia_pickle import generator_of, read_pickled
     from faceanon_engine.engine.models.checkpoints.plain_pickle import Steps
     from faceanon_engine.engine.models.checkpoints.stored_tensors import make_tensors
     from faceanon_engine.engine.models.checkpoints.torch_file import read_legacy, read_zip
@@ -166,7 +166,7 @@ def test_geometries_that_fit_are_read_as_torch_reads_them(layout: str, tmp_path:
     path = tmp_path / "file"
     write(path, layout, claimed)
     if layout == "nvidia":
-        stored = read_nvidia_pickle(path.read_bytes())
+        stored = generator_of(read_pickled(path.read_bytes()))
     else:
         content = read_zip(path) if layout == "zip" else read_legacy(path.read_bytes(), Steps())
         stored = content["g_ema"]

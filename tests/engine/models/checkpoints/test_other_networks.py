@@ -47,11 +47,12 @@ def test_an_encoder_with_e4es_tensors_is_known_by_its_options(
     opts: dict[str, Any], words: str, kind: Callable[[dict[str, Any]], Any], tmp_path: Path
 ) -> None:
     content = e4e_content(**opts)
-    content["opts"] = kind(content["opts"])
-    torch.save(content, tmp_path / "file.pt")
-    message = refusal(tmp_path / "file.pt")
-    assert words in message
-    assert "e4e_ffhq_encode.pt" in message
+    options = kind(content.pop("opts"))
+    for key in ("opts", "hparams"):
+        torch.save({**content, key: options}, tmp_path / "file.pt")
+        message = refusal(tmp_path / "file.pt")
+        assert words in message
+        assert "e4e_ffhq_encode.pt" in message
 
 
 @pytest.mark.parametrize("opts", [None, {}, {"encoder_type": 3}, "missing", [1]])
@@ -198,10 +199,11 @@ def test_a_tensor_that_is_there_wrapped_and_unwrapped_is_refused(tmp_path: Path)
     ("content", "words"),
     [
         ({"models": {"generator_smooth": {"synthesis.layer0.weight": ONE}}, "optimizers": {}}, "in GenForce's layout"),
-        ({"models": {"discriminator": {}}, "optimizers": {}}, "none of the known networks (but discriminator)"),
+        ({"models": {"discriminator": {}}, "optimizers": {}}, "no tensors of Torch's under names (but discriminator)"),
         ({"a.weight": ONE, "b": ONE}, "none of the known networks (but a.weight, b)"),
         ({"g_ema": {"input.input": ONE}}, "in rosinality's layout"),
-        ({"optimizer": {}}, "none of the known networks (but optimizer)"),
+        ({"a": np.ones(3)}, "no tensors of Torch's under names (but a)"),
+        ({"optimizer": {}}, "no tensors of Torch's under names (but optimizer)"),
     ],
 )
 def test_what_is_there_is_said_where_a_network_is_not(content: Any, words: str, tmp_path: Path) -> None:
