@@ -24,7 +24,11 @@ _LABELS = "give one that was trained without labels"
 _RESNET = "a StyleGAN2 generator of the resnet architecture, which adds features where the paper's adds pictures"
 
 _NAMED: tuple[tuple[str, str, str], ...] = (
-    (r"synthesis\.input\.|synthesis\.L\d+_\d+_\d+\.", "a generator of StyleGAN3-T or StyleGAN3-R", _GENERATOR),
+    (
+        r"synthesis\.input\.|synthesis\.L\d+_\d+_\d+\.",
+        "a generator of StyleGAN3-T or StyleGAN3-R, another architecture",
+        _GENERATOR,
+    ),
     (r"(backbone|superresolution)\.(synthesis|block\d)", "a generator of 3D scenes, as EG3D's", _GENERATOR),
     (r"synthesis\.b\d+\.skip\.|synthesis\.skip_layer\d+\.", _RESNET, _GENERATOR),
     (r"synthesis\.(layer\d+\.apply_noise|lod$)|g_synthesis\.blocks\.", "a generator of the first StyleGAN", _GENERATOR),
@@ -52,7 +56,7 @@ def check_names(state: Mapping[Any, Any]) -> None:
             continue
         channels = first.size[1]
         if channels == 6:
-            raise OtherNetwork("a ReStyle encoder (6 input channels: it refines a code in several steps)", _INVERTER)
+            raise OtherNetwork("a ReStyle encoder (6 input channels: it refines a code in steps), not e4e's", _INVERTER)
         if channels != 3:
             raise OtherNetwork(f"an encoder of inputs with {channels} channels, such as pSp's for sketches", _INVERTER)
 
@@ -75,7 +79,7 @@ def check_encoder_type(opts: Mapping[Any, Any]) -> bool:
     """
     kind = opts.get("encoder_type")
     if "n_iters_per_batch" in opts:
-        raise OtherNetwork("a ReStyle encoder (it refines a code in several steps)", _INVERTER)
+        raise OtherNetwork("a ReStyle encoder (it refines a code in steps), not e4e's", _INVERTER)
     if not isinstance(kind, str):
         return False
     if kind == "Encoder4Editing":
@@ -86,5 +90,5 @@ def check_encoder_type(opts: Mapping[Any, Any]) -> bool:
     if kind.startswith("BackboneEncoderUsingLastLayer") or kind == "SingleStyleCodeEncoder":
         raise OtherNetwork(f"an encoder into W, with one code for all rows ({said})", _INVERTER)
     if "BackboneEncoder" in kind or kind.startswith("ResNet"):
-        raise OtherNetwork(f"a ReStyle encoder ({said})", _INVERTER)
+        raise OtherNetwork(f"a ReStyle encoder ({said}), not e4e's", _INVERTER)
     raise OtherNetwork(f"another encoder than e4e's ({said})", _INVERTER)
