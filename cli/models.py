@@ -58,6 +58,8 @@ def import_(
 ) -> None:
     """Make a bundle of official checkpoint FILES, recognised by what they hold. Nothing in them is executed.
 
+    What is something else than a network of the method is named, with what to do.
+
     e4e's file holds an inverter and a generator; a generator of its own file goes before that one.
     """
     from faceanon_engine.engine.models import import_bundle
@@ -180,8 +182,12 @@ def fetch(names: tuple[str, ...], folder: Path, as_json: bool) -> int:
             obtained = obtain(file, folder, progress=observer.progress)
         row = {"file": file.name, "holds": file.holds, "path": str(obtained.path), "licence": file.licence}
         if obtained.fetched is not None:
+            stated = obtained.fetched.stated
             said = f"fetched to {obtained.path}, sha256 {obtained.fetched.sha256}"
+            if not stated:
+                said += " (its publisher states none to compare with: importing it checks what it holds)"
             row |= {"state": "fetched", "sha256": obtained.fetched.sha256, "url": obtained.fetched.url}
+            row["verified"] = "its publisher's sha256" if stated else "its length"
         elif obtained.problem is not None:
             missing += 1
             said = f"missing: {obtained.problem}; or get it from {file.page} and place it at {obtained.path}"

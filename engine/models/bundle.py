@@ -3,7 +3,8 @@
     {"format": 1, "name": ..., "description": ...,
      "networks": {ROLE: {"config": {...}, "file": "generator.safetensors", "sha256": ..., "bytes": ...,
                          "dtype": "float32" | "float16",
-                         "source": {"format": ..., "file": ..., "sha256": ..., "url": ..., "licence": ...}}},
+                         "source": {"format": ..., "file": ..., "sha256": ..., "url": ..., "licence": ...,
+                                    "remark": ...}}},
      "extra": {...}}
 
 "extra" is free; an entry of it with "file" and "sha256" is a further file of the bundle and is verified like the

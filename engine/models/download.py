@@ -20,6 +20,7 @@ from typing import IO, cast
 from urllib.parse import urlsplit
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.models.checkpoints.foreign import START, Foreign, check_text
 from faceanon_engine.engine.models.official import OfficialFile
 from faceanon_engine.engine.system.digests import sha256_of, sha256_of_chunks
 from faceanon_engine.engine.system.locks import locked
@@ -33,10 +34,14 @@ _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]{0,1000}"')
 
 @dataclass(frozen=True)
 class Fetched:
-    """What a download gave: the file's sha256 and the address it came from."""
+    """What a download gave: the file's sha256 and the address it came from.
+
+    stated: whether what the address sent was compared with a checksum that its publisher states.
+    """
 
     sha256: str
     url: str
+    stated: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ def fetch_official(
             if address.archive:
                 checksum = _extract(archive, target)
                 archive.unlink(missing_ok=True)
-            return Fetched(checksum, address.url)
+            return Fetched(checksum, address.url, stated=address.sha256 is not None)
         except UserError as error:
             reasons.append(str(error))
     raise UserError("; ".join(reasons))
@@ -181,6 +186,8 @@ def _complete(
                 break  # There is no network, or no such host: neither changes within seconds.
             continue
         checksum = sha256_of(partial)
+        if sha256 is None:
+            _check_sent(url, partial)
         if sha256 in (None, checksum):
             return checksum
         _discard(partial)
@@ -190,6 +197,17 @@ def _complete(
             )
         reason = "what an earlier download left was of another file"
     raise UserError(f"{url} could not be downloaded ({reason}): try again later, it goes on where it stopped")
+
+
+def _check_sent(url: str, partial: Path) -> None:
+    """Raises UserError, and keeps nothing, where a server sent a page or a message under another name."""
+    with open(partial, "rb") as stream:
+        start = stream.read(START)
+    try:
+        check_text(start)
+    except Foreign as error:
+        _discard(partial)
+        raise UserError(f"{url} sent something else than a checkpoint, {error}") from None
 
 
 def _continue(url: str, partial: Path, progress: Progress | None, timeout: float) -> bool:

@@ -92,12 +92,15 @@ def _read(
         checksum = sha256_of(file)
         official = published.get(file.name)
         for network in networks:
+            if network.remark:
+                observer.note(f"{file}: {network.remark}")
             source = {
                 "format": network.source_format,
                 "file": file.name,
                 "sha256": checksum,
                 "url": origins.get(str(file)) or (official.addresses[0].url if official else ""),
                 "licence": licence_note or (official.licence if official else "not stated"),
+                **({"remark": network.remark} if network.remark else {}),
             }
             offer = _Offer(file, NetworkToWrite(network.role, network.config, network.state_dict, source))
             offers.setdefault(network.role, []).append(offer)

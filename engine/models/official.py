@@ -35,8 +35,14 @@ class OfficialFile:
     optional: bool = False
 
 
-# The archives and their checksums stand in FALCO's lib/config.py (chi0tzp/FALCO). The other publishers state no
-# checksum: what was downloaded is recorded on import.
+# The archives and their checksums stand in FALCO's lib/config.py (chi0tzp/FALCO), as does what is in each. The other
+# publishers state no checksum: such a file is verified by its length and, on import, by every tensor that it holds, and
+# its sha256 is recorded then.
+_E4E_ARCHIVE = Address(
+    "https://www.dropbox.com/s/1jujsdr6ytzilym/e4e.tar?dl=1",
+    "b4a95155f2bebbb229b7dfc914fe937753b9a5b8de9a837875f9fbcacf8bb287",
+    archive=True,
+)
 OFFICIAL: tuple[OfficialFile, ...] = (
     OfficialFile(
         "stylegan2_ffhq1024.pth",
@@ -54,13 +60,7 @@ OFFICIAL: tuple[OfficialFile, ...] = (
     OfficialFile(
         "e4e_ffhq_encode.pt",
         "inverter, and a generator",
-        (
-            Address(
-                "https://www.dropbox.com/s/1jujsdr6ytzilym/e4e.tar?dl=1",
-                "b4a95155f2bebbb229b7dfc914fe937753b9a5b8de9a837875f9fbcacf8bb287",
-                archive=True,
-            ),
-        ),
+        (_E4E_ARCHIVE,),
         "https://github.com/omertov/encoder4editing#pretrained-models",
         "code MIT; the decoder in it is NVIDIA's StyleGAN2 FFHQ, non-commercial",
     ),
@@ -73,6 +73,7 @@ OFFICIAL: tuple[OfficialFile, ...] = (
                 "edd5854cacd86c17a78a11f70ab8c49bceffefb90ee070754288fa7ceadcdfb2",
                 archive=True,
             ),
+            _E4E_ARCHIVE,  # a second copy, which e4e's training begins with
         ),
         "https://github.com/TreB1eN/InsightFace_Pytorch",
         "code MIT; no terms are stated for the weights, which were trained on faces collected from the web",
@@ -93,6 +94,19 @@ OFFICIAL: tuple[OfficialFile, ...] = (
         ),
         "https://github.com/FacePerceiver/FaRL#pre-trained-backbones",
         "MIT",
+    ),
+    OfficialFile(
+        "stylegan2-ffhq-1024x1024.pkl",
+        "generator, in NVIDIA's own file",
+        (
+            Address(
+                "https://api.ngc.nvidia.com/v2/models/nvidia/research/stylegan2/versions/1/files/"
+                "stylegan2-ffhq-1024x1024.pkl"
+            ),
+        ),
+        "https://catalog.ngc.nvidia.com/orgs/nvidia/teams/research/models/stylegan2",
+        "NVIDIA Source Code License, non-commercial",
+        optional=True,
     ),
     OfficialFile(
         "ffhq.pkl",

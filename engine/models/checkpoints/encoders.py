@@ -64,6 +64,8 @@ def from_e4e_encoder(state: State, latent_avg: Tensor) -> tuple[InverterConfig, 
         depths.append(counts[str(len(depths))])
     rows = len(depths)
     w_dim = state["styles.0.linear.weight"].shape[0]
+    if not {depths[0] + 1, depths[0] + 2} <= {*depths}:
+        raise ValueError("its heads are not of the three depths that e4e's have")
     config = InverterConfig(
         input_size=16 * 2 ** min(depths[0], 62),
         rows=rows,

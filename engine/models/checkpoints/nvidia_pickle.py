@@ -1,6 +1,6 @@
-"""Reads the pickles of NVIDIA's StyleGAN2-ADA and StyleGAN3 without executing anything they hold.
+"""Reads plain pickles, those of NVIDIA's StyleGAN2-ADA and StyleGAN3 above all, without executing anything they hold.
 
-Such a pickle stores a network as the source text of its class and the class's state. The source stays text here: only
+NVIDIA's stores a network as the source text of its class and the class's state. The source stays text here: only
 tensors, NumPy's numbers (every layer's gain is one) and plain containers are rebuilt, and every other name is refused.
 """
 
@@ -16,8 +16,8 @@ from faceanon_engine.engine.models.checkpoints.torch_file import read_legacy
 _DEPTH = 16  # modules within modules; the release has four
 
 
-def read_nvidia_pickle(data: bytes | mmap.mmap) -> dict[str, StoredTensor]:
-    """State dict of `G_ema`; raises Malformed when it is damaged or has no generator, Refused for another name."""
+def read_pickled(data: bytes | mmap.mmap) -> Any:
+    """What a plain pickle holds, tensors as StoredTensor; raises Malformed, and Refused for another name."""
     steps = Steps()
 
     def storage(stored: Any) -> Any:
@@ -30,7 +30,11 @@ def read_nvidia_pickle(data: bytes | mmap.mmap) -> dict[str, StoredTensor]:
         ("torch.storage", "_load_from_bytes"): storage,
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): _network,
     }
-    content = read_pickle(Stream(data, steps), names)
+    return read_pickle(Stream(data, steps), names)
+
+
+def generator_of(content: Any) -> dict[str, StoredTensor]:
+    """State dict of the network `G_ema`, of whatever architecture; raises Malformed where there is none."""
     network = content.get("G_ema") if isinstance(content, dict) else None
     if not isinstance(network, dict):
         raise Malformed("a pickle without 'G_ema', which a generator of StyleGAN2-ADA's or StyleGAN3's release has")

@@ -26,12 +26,27 @@ class Malformed(ValueError):
     """The bytes are no checkpoint that can be read; the message says why."""
 
 
+class Damaged(Malformed):
+    """The bytes begin as a checkpoint's and are too few or have been changed, as after a download that broke off."""
+
+
 class Refused(Exception):
     """The pickle asks for a name that is neither a tensor nor a plain container; the message is the name."""
 
 
+def shown(name: str) -> str:
+    """A name as it can be shown, whatever the file calls it."""
+    return printable(name if len(name) <= 80 else f"{name[:77]}...")
+
+
 class Inert:
-    """Stands for a value that no network needs, such as a set: nothing of it is kept."""
+    """Stands for a value that no network needs, such as a set or NumPy's arrays, and for its type.
+
+    Nothing of it is kept.
+    """
+
+    def __call__(self, *_: Any) -> Inert:
+        return self
 
 
 class Record(dict[str, Any]):
@@ -71,13 +86,13 @@ class Stream:
     def readline(self) -> bytes:
         end = self.data.find(b"\n", self.at, self.at + self.limit) + 1
         if not end:
-            raise Malformed(f"a line without end at byte {self.at}")
+            raise Damaged(f"a line without end at byte {self.at}")
         return self.read(end - self.at)
 
     def need(self, count: int) -> None:
         """Raises Malformed when fewer bytes follow."""
         if not 0 <= count <= len(self.data) - self.at:
-            raise Malformed(f"{count} bytes are announced at byte {self.at}, {len(self.data) - self.at} follow")
+            raise Damaged(f"{count} bytes are announced at byte {self.at}, {len(self.data) - self.at} follow")
 
 
 Names = Mapping[tuple[str, str], Any]
@@ -86,9 +101,9 @@ Names = Mapping[tuple[str, str], Any]
 _VALUES = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-    *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
+    *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
-_BYTES = {"SHORT_BINBYTES", "BINBYTES", "BINBYTES8"}
+_BYTES = {"SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _PUT = {"PUT", "BINPUT", "LONG_BINPUT"}
@@ -257,8 +272,7 @@ class _Reader:
             return self.names[module, attribute]
         if (module, attribute) in PLAIN:
             return PLAIN[module, attribute]
-        whole = printable(f"{module}.{attribute}".removeprefix("builtins.").removeprefix("__builtin__."))
-        raise Refused(whole if len(whole) <= 80 else f"{whole[:77]}...")
+        raise Refused(shown(f"{module}.{attribute}".removeprefix("builtins.").removeprefix("__builtin__.")))
 
     def made(self, function: Any, arguments: Any) -> Any:
         if not isinstance(arguments, tuple) or not callable(function):
@@ -288,22 +302,24 @@ def _key(key: Any) -> Any:
 
 
 class _NumberType:
-    """Stands for the type of a NumPy number: a letter and its bytes, such as f8, and the byte order."""
+    """Stands for the type of NumPy's values: a letter and its bytes, such as f8, and the byte order.
+
+    name: as NumPy takes it; None for a type, such as a date's, of which no value is needed.
+    """
 
     def __init__(self, code: Any, *_: Any) -> None:
-        if not isinstance(code, str) or not re.fullmatch(r"b1|[iu][1248]|f[248]", code):
-            shown = printable(code[:20]) if isinstance(code, str) else type(code).__name__
-            raise Refused(f"numpy.dtype {shown!r}")
-        self.name = f"<{code}"
+        numbers = isinstance(code, str) and re.fullmatch(r"b1|[iu][1248]|f[248]|U[1-9][0-9]{0,3}", code)
+        self.name = f"<{code}" if numbers else None
 
     def set_state(self, state: Any) -> None:
-        if isinstance(state, tuple) and state[1:2] == (">",):
+        if self.name is not None and isinstance(state, tuple) and state[1:2] == (">",):
             self.name = f">{self.name[1:]}"
 
 
 def _number(kind: Any, data: Any) -> Any:
-    if not isinstance(kind, _NumberType) or not isinstance(data, bytes):
-        raise Refused("numpy.core.multiarray.scalar of what is no number")
+    """A number or text of NumPy's as Python's."""
+    if not isinstance(kind, _NumberType) or kind.name is None or not isinstance(data, bytes):
+        return Inert()
     return np.frombuffer(data, kind.name, count=1)[0].item()
 
 
@@ -315,22 +331,60 @@ def _record(*_: Any) -> Record:
     return Record()
 
 
-def _inert(*_: Any) -> Inert:
-    return Inert()
-
-
 def _size(*sizes: Any) -> Any:
     return sizes[0] if sizes else ()
 
 
 def _encoded(text: Any, coding: Any = "") -> Any:
-    """Bytes, as protocol 2 spells them; more than a number has are not copied."""
-    return text.encode("latin-1") if isinstance(text, str) and len(text) <= 16 and coding == "latin1" else Inert()
+    """Bytes, as protocol 2 spells them; more than a number or a word has are not copied."""
+    return text.encode("latin-1") if isinstance(text, str) and len(text) <= 256 and coding == "latin1" else Inert()
 
 
-_INERT = {
-    "builtins": ("set", "frozenset", "slice", "complex", "bytearray"),
-    "collections": ("Counter",),
+def _defaulting(*_: Any) -> dict[Any, Any]:
+    return {}
+
+
+_NUMPY = (
+    "bool",
+    "bool_",
+    "intc",
+    "longlong",
+    "void",
+    "datetime64",
+    "timedelta64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+)
+_INERT = Inert()
+_WITHOUT_VALUE = {
+    "builtins": (
+        *("set", "frozenset", "slice", "complex", "bytearray", "range"),
+        *("int", "float", "bool", "str", "bytes", "list", "tuple", "dict", "object"),
+        *("long", "unicode", "xrange"),  # as protocol 2 spells them
+    ),
+    "collections": ("Counter", "deque"),
+    "datetime": ("datetime", "date", "time", "timedelta", "timezone"),
+    "decimal": ("Decimal",),
+    "pathlib": ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path"),
+    "pathlib._local": ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path"),
+    "uuid": ("UUID",),
+    # Arrays: no network of these stores its weights as NumPy's.
+    "numpy": ("ndarray", *_NUMPY, "float64", "complex64", "complex128", "str_", "bytes_"),
+    **{f"numpy.{core}.multiarray": ("_reconstruct",) for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric": ("_frombuffer",) for core in ("core", "_core")},
+    # The state of a generator of random numbers, which training continues with.
+    "numpy.random._pickle": ("__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor"),
+    **{f"numpy.random._{name}": (name.upper(),) for name in ("mt19937", "pcg64", "sfc64")},
+    "numpy.random._philox": ("Philox",),
+    "numpy.random.bit_generator": ("SeedSequence", "__pyx_unpickle_SeedSequence"),
     "torch": (
         "device",
         "float16",
@@ -345,16 +399,21 @@ _INERT = {
         "bool",
     ),
 }
+_RECORDS = (
+    *(("argparse", "Namespace"), ("types", "SimpleNamespace"), ("dnnlib.util", "EasyDict"), ("easydict", "EasyDict")),
+    *(("addict.addict", "Dict"), ("munch", "Munch"), ("yacs.config", "CfgNode"), ("fvcore.common.config", "CfgNode")),
+    *((f"{library}.utilities.parsing", "AttributeDict") for library in ("pytorch_lightning", "lightning.pytorch")),
+)
 PLAIN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _ordered,
-    ("argparse", "Namespace"): _record,
-    ("dnnlib.util", "EasyDict"): _record,
+    ("collections", "defaultdict"): _defaulting,
+    **dict.fromkeys(_RECORDS, _record),
     ("torch", "Size"): _size,
     ("_codecs", "encode"): _encoded,
     ("numpy", "dtype"): _NumberType,
     ("numpy.core.multiarray", "scalar"): _number,
     ("numpy._core.multiarray", "scalar"): _number,
-    **{(module, name): _inert for module, names in _INERT.items() for name in names},
-    **{("__builtin__", name): _inert for name in _INERT["builtins"]},
+    **{(module, name): _INERT for module, names in _WITHOUT_VALUE.items() for name in names},
+    **{("__builtin__", name): _INERT for name in _WITHOUT_VALUE["builtins"]},
 }
 """What checkpoints hold besides tensors."""

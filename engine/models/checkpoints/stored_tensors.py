@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from faceanon_engine.engine.models.checkpoints.plain_pickle import Inert, Malformed
-from faceanon_engine.engine.system.printable import printable
+from faceanon_engine.engine.models.checkpoints.plain_pickle import Inert, Malformed, shown
 
 _DIMENSIONS = 8
 
@@ -79,7 +78,8 @@ def _is_sizes(values: Any) -> bool:
     return isinstance(values, tuple | list) and len(values) <= _DIMENSIONS and all(map(_is_size, values))
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> StoredTensor:
+def make_stored(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> StoredTensor:
+    """The tensor of that geometry; raises Malformed where it does not lie within its storage."""
     if not isinstance(storage, Storage):
         raise Malformed("a tensor in it has no storage")
     if not _is_size(offset) or not _is_sizes(size) or not _is_sizes(stride) or len(size) != len(stride):
@@ -99,7 +99,7 @@ def _parameter(data: Any, *_: Any) -> Any:
 
 def _from_type(function: Any, _type: Any, arguments: Any, *_: Any) -> Any:
     """A tensor that was given attributes, without them."""
-    if function not in (_tensor, _parameter) or not isinstance(arguments, tuple):
+    if function not in (make_stored, _parameter) or not isinstance(arguments, tuple):
         raise Malformed("a tensor in it is of an unknown kind")
     return function(*arguments)
 
@@ -108,8 +108,8 @@ TENSORS: dict[tuple[str, str], Any] = {
     ("torch._tensor", "_rebuild_from_type_v2"): _from_type,
     ("torch", "Tensor"): Inert(),
     ("torch.nn.parameter", "Parameter"): Inert(),
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_tensor"): make_stored,
+    ("torch._utils", "_rebuild_tensor_v2"): make_stored,
     ("torch._utils", "_rebuild_parameter"): _parameter,
     ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
     **{("torch", name): kind for name, kind in _TYPES.items()},
@@ -141,8 +141,3 @@ def _made(stored: StoredTensor) -> Tensor:
     values = np.ndarray(stored.size, storage.kind.stored, storage.data, stored.offset * width, strides)
     made = torch.from_numpy(values.copy(order="C"))
     return made if made.dtype == storage.kind.dtype else made.view(storage.kind.dtype)
-
-
-def shown(key: str) -> str:
-    """A tensor's name as it can be shown, whatever the file calls it."""
-    return printable(key if len(key) <= 80 else f"{key[:77]}...")

@@ -13,7 +13,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from faceanon_engine.engine.models.checkpoints.plain_pickle import Malformed, Steps, Stream, read_pickle
+from faceanon_engine.engine.models.checkpoints.foreign import of_zip
+from faceanon_engine.engine.models.checkpoints.plain_pickle import Damaged, Malformed, Steps, Stream, read_pickle
 from faceanon_engine.engine.models.checkpoints.stored_tensors import TENSORS, Storage
 from faceanon_engine.engine.system.printable import first_line
 
@@ -54,7 +55,7 @@ def _records(path: Path) -> dict[str, zipfile.ZipInfo]:
     except Exception as error:
         # What zipfile raises for a damaged archive is not listed anywhere: BadZipFile, and what its struct, codecs
         # and numbers raise.
-        raise Malformed(f"its zip archive is damaged, {first_line(error)}") from None
+        raise Damaged(f"its zip archive is damaged or ends too early, {first_line(error)}") from None
     by_name = {record.filename: record for record in records}
     if len(by_name) < len(records):
         raise Malformed("its zip archive holds a record twice")
@@ -66,9 +67,12 @@ def read_zip(path: Path) -> Any:
     data = mapped(path)
     records = _records(path)
     announced = sum(record.file_size for record in records.values())
+    roots = [name.removesuffix("data.pkl") for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
+    other = None if roots else of_zip(records)
+    if other is not None:
+        raise other
     if announced > len(data):
         raise Malformed(f"its records announce {announced} bytes, the file has {len(data)}")
-    roots = [name.removesuffix("data.pkl") for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(roots) != 1:
         raise Malformed("a zip archive, but none of Torch's: it has no data.pkl")
     (root,) = roots
@@ -99,11 +103,11 @@ def _record(data: mmap.mmap, record: zipfile.ZipInfo) -> memoryview:
     at = record.header_offset
     header = data[at : at + _LOCAL_HEADER] if at >= 0 else b""
     if len(header) < _LOCAL_HEADER or not header.startswith(b"PK\3\4"):
-        raise Malformed("its zip archive is damaged, a record is not where it should be")
+        raise Damaged("its zip archive is damaged, a record is not where it should be")
     name, extra = struct.unpack_from("<HH", header, 26)
     first = at + _LOCAL_HEADER + name + extra
     if first + record.file_size > len(data):
-        raise Malformed("its zip archive is damaged, a record is longer than the file")
+        raise Damaged("its zip archive is damaged, a record is longer than the file")
     return memoryview(data)[first : first + record.file_size]
 
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.models.download import _extract, fetch, obtain
+from faceanon_engine.engine.models.download import _extract, fetch, fetch_official, obtain
 from faceanon_engine.engine.models.official import OFFICIAL, Address, OfficialFile, official_files
 
 CONTENT = bytes(range(256)) * 12_000
@@ -24,6 +24,7 @@ CHECKSUM = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
+    content = CONTENT
     ranges = True
     cut_after: int | None = None
     status = 200
@@ -43,10 +44,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(self.server.status)
             return
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.ranges else 0
-        if start >= len(CONTENT):
+        if start >= len(self.server.content):
             self.send_error(416)
             return
-        body = CONTENT[start:]
+        body = self.server.content[start:]
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
@@ -133,7 +134,7 @@ def test_an_official_file_is_fetched_once(server: Server, tmp_path: Path) -> Non
     seen: list[tuple[float, float | None]] = []
     obtained = obtain(official(server), tmp_path, progress=lambda done, total, what="": seen.append((done, total)))
     assert obtained.fetched is not None
-    assert (obtained.fetched.sha256, obtained.fetched.url) == (CHECKSUM, address(server))
+    assert (obtained.fetched.sha256, obtained.fetched.url, obtained.fetched.stated) == (CHECKSUM, address(server), True)
     assert obtained.path.read_bytes() == CONTENT
     assert (seen[0], seen[-1]) == ((0, None), (len(CONTENT), len(CONTENT)))
     again = obtain(official(server), tmp_path)
@@ -147,6 +148,56 @@ def test_an_official_file_that_cannot_be_had_is_no_error(server: Server, tmp_pat
     assert obtained.fetched is None
     assert "404" in str(obtained.problem)
     assert not obtained.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("sent", "word"),
+    [
+        (b"<!DOCTYPE html><title>Quota exceeded</title>", "a web page \\('Quota exceeded'\\)"),
+        (b"version https://git-lfs.github.com/spec/v1\nsize 3\n", "a pointer of Git LFS"),
+        (b'{"error": "licence"}', "JSON"),
+    ],
+)
+def test_a_page_that_is_sent_as_a_file_is_not_kept(server: Server, tmp_path: Path, sent: bytes, word: str) -> None:
+    """Where no checksum is stated, nothing else would tell."""
+    server.content = sent
+    file = OfficialFile("weights.pth", "generator", (Address(address(server)),), "page", "terms")
+    with pytest.raises(UserError, match=word) as caught:
+        fetch(address(server), tmp_path / "weights.pth", tries=1)
+    assert "\n" not in str(caught.value)
+    assert word.split(" ")[0] in str(obtain(file, tmp_path).problem)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_without_a_stated_checksum_is_said_to_be_unverified(server: Server, tmp_path: Path) -> None:
+    file = OfficialFile("weights.pth", "generator", (Address(address(server)),), "page", "terms")
+    obtained = obtain(file, tmp_path)
+    assert obtained.fetched is not None
+    assert (obtained.fetched.sha256, obtained.fetched.stated) == (CHECKSUM, False)
+
+
+def test_a_file_of_two_archives_is_taken_from_the_second_where_the_first_is_gone(
+    server: Server, tmp_path: Path
+) -> None:
+    server.content = ARCHIVES["w:"]
+    gone = Address("http://127.0.0.1:9/gone.tar", "0" * 64, archive=True)
+    second = Address(
+        address(server).replace("weights.pth", "e4e.tar?dl=1"), hashlib.sha256(server.content).hexdigest(), archive=True
+    )
+    file = OfficialFile("file.pth", "identity encoder", (gone, second), "page", "terms")
+    fetched = fetch_official(file, tmp_path, tries=1)
+    assert (fetched.url, fetched.stated) == (second.url, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["file.pth"]
+
+
+def test_nvidias_generator_is_offered_by_name_and_the_identity_encoder_from_both_of_its_archives() -> None:
+    (nvidias,) = official_files(["stylegan2-ffhq-1024x1024.pkl"])
+    assert nvidias.optional
+    assert nvidias.addresses[0].url.startswith("https://api.ngc.nvidia.com/")
+    assert nvidias.addresses[0].sha256 is None
+    identity, e4e = official_files(["model_ir_se50.pth", "e4e_ffhq_encode.pt"])
+    assert len(identity.addresses) == 2
+    assert identity.addresses[1] == e4e.addresses[0]
 
 
 def test_the_files_needed_are_those_nobody_named() -> None:
@@ -189,9 +240,7 @@ def _archive(mode: str) -> bytes:
 ARCHIVES = {mode: _archive(mode) for mode in ("w:", "w:gz", "w:bz2", "w:xz")}
 
 
-@settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_archive_is_unpacked_or_refused(data: st.DataObject, tmp_path: Path) -> None:
     content = bytearray(ARCHIVES[data.draw(st.sampled_from(sorted(ARCHIVES)))])

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from faceanon_engine.engine.choices import ROLES
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.models.bundle import Bundle
 from faceanon_engine.engine.models.importing import import_bundle
 from faceanon_engine.engine.models.official import OFFICIAL
 from faceanon_engine.engine.system.progress import Observer
@@ -55,6 +57,16 @@ def test_every_network_says_where_it_is_from(checkpoints: list[str], tmp_path: P
     }
     assert {bundle.networks[role]["dtype"] for role in ROLES} == {"float16"}
     assert notes.said == [f"reading {file}" for file in files]
+
+
+def test_what_an_encoder_was_taken_for_is_said_and_recorded(checkpoints: list[str], tmp_path: Path) -> None:
+    content = torch.load(checkpoints[0], weights_only=True)
+    torch.save({**content, "opts": {}}, tmp_path / "e4e.pt")
+    notes = Notes()
+    bundle = import_bundle([tmp_path / "e4e.pt", *checkpoints[1:]], "mine", observer=notes)
+    assert any("e4e.pt: its options do not say" in said for said in notes.said)
+    assert "taken for e4e's" in Bundle.open(bundle.path).networks["inverter"]["source"]["remark"]
+    assert "remark" not in bundle.networks["generator"]["source"]
 
 
 def test_a_bundle_is_replaced_only_by_force(checkpoints: list[str]) -> None:

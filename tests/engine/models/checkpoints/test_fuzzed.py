@@ -14,53 +14,24 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save
 
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.models.checkpoints.reading import read_checkpoint
 from faceanon_engine.engine.networks.build import build
 from tests.golden.stand_ins import write_nvidia_pickle
-from tests.support.tiny_bundle import CONFIGS
-
-WIDTHS = (1, 2, 3, 4)
-
-
-def _encoder(role: str, **more: Any) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = build(role, {**CONFIGS[role], **more}).state_dict()
-    return state
-
-
-def _generator() -> dict[str, torch.Tensor]:
-    """NVIDIA's names for a generator of 8 px with codes of two numbers."""
-    one = torch.ones
-    state = {"mapping.w_avg": one(2), "mapping.fc0.weight": one(2, 2), "mapping.fc0.bias": one(2)}
-    state["synthesis.b4.const"] = one(1, 4, 4)
-    for side, names in ((4, ("conv1",)), (8, ("conv0", "conv1"))):
-        for name in names:
-            place = f"synthesis.b{side}.{name}"
-            state |= {f"{place}.weight": one(1, 1, 3, 3), f"{place}.bias": one(1), f"{place}.noise_strength": one(())}
-            state |= {f"{place}.noise_const": one(side, side)}
-            state |= {f"{place}.affine.weight": one(1, 2), f"{place}.affine.bias": one(1)}
-        place = f"synthesis.b{side}.torgb"
-        state |= {f"{place}.weight": one(3, 1, 1, 1), f"{place}.bias": one(3)}
-        state |= {f"{place}.affine.weight": one(1, 2), f"{place}.affine.bias": one(1)}
-    return state
-
-
-def _e4e() -> dict[str, Any]:
-    inverter = _encoder("inverter", widths=WIDTHS, reduction=1, w_dim=2)
-    encoder = {f"encoder.{key}": value for key, value in inverter.items() if key != "latent_avg"}
-    return {"state_dict": encoder, "latent_avg": torch.zeros(8, 2)}
+from tests.support.small_checkpoints import e4e_content, encoder_state, nvidia_state
 
 
 @cache
 def sound() -> dict[str, bytes]:
     """Small files of every layout that can be read."""
-    identity = OrderedDict(_encoder("identity_encoder", widths=WIDTHS, reduction=1, embedding_dim=2))
-    attribute = _encoder("attribute_encoder", width=64, heads=1, patch=16, embedding_dim=1)
+    identity = OrderedDict(encoder_state("identity_encoder"))
+    attribute = encoder_state("attribute_encoder")
     visual = {f"visual.{key.replace('blocks.', 'transformer.resblocks.')}": value for key, value in attribute.items()}
-    files = {}
+    files = {"safetensors": save(encoder_state("identity_encoder"))}
     for name, content, new in (
-        ("e4e", _e4e(), True),
+        ("e4e", e4e_content(), True),
         ("arcface", identity, True),
         ("arcface of old", identity, False),
         ("farl", {"state_dict": visual}, False),
@@ -74,7 +45,7 @@ def sound() -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     path = tmp_path_factory.mktemp("files") / "file"
-    write_nvidia_pickle(_generator(), path)
+    write_nvidia_pickle(nvidia_state(), path)
     found = {**sound(), "nvidia": path.read_bytes()}
     for content in found.values():
         path.write_bytes(content)
@@ -114,14 +85,14 @@ def changed(data: st.DataObject, content: bytes) -> bytes:
 
 
 FUZZED = settings(
-    max_examples=30,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
-@pytest.mark.parametrize("name", ["e4e", "arcface", "arcface of old", "farl", "nvidia"])
+@pytest.mark.parametrize("name", ["e4e", "arcface", "arcface of old", "farl", "nvidia", "safetensors"])
 @FUZZED
 @given(data=st.data())
 def test_any_bytes_are_read_or_refused(name: str, data: st.DataObject, files: dict[str, bytes], tmp_path: Path) -> None:

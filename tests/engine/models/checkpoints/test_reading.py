@@ -207,3 +207,14 @@ def test_a_generator_of_classes_is_refused_by_that_name(tmp_path: Path) -> None:
     write_nvidia_pickle(state_dict("stylegan2-nvidia-64") | {"mapping.embed.weight": torch.zeros(64, 10)}, path)
     with pytest.raises(UserError, match="classes"):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_a_state_dict_in_a_plain_pickle_is_read(protocol: int, tmp_path: Path) -> None:
+    path = tmp_path / "file.pkl"
+    state = state_dict("stylegan2-genforce-64")
+    for content in (state, {"generator_smooth": state, "iter": np.int64(3)}):
+        path.write_bytes(pickle.dumps(content, protocol=protocol))
+        (network,) = read_checkpoint(path)
+        assert (network.role, network.source_format) == ("generator", "genforce")
+        assert torch.equal(network.state_dict["const"], state["synthesis.early_layer.const"])
