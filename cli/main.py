@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import time
-import warnings
 from types import FrameType
 from typing import NoReturn
 
@@ -89,7 +88,14 @@ def main() -> None:
         finally:
             interruptions.ignore()  # what is left is to say how it ended, and to go
     except KeyboardInterrupt:
-        _leave("interrupted: nothing is half-written; run the same command again to go on", 130)
+        with contextlib.suppress(SystemExit):
+            _leave("interrupted: nothing is half-written; run the same command again to go on", 130)
+        # All is in order. Left to itself, Python ends by a signal where the interruption passed through text that is
+        # executed, as that of dataclasses is, and says more where another one comes.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(130)
     sys.exit(code)
 
 
@@ -129,8 +135,6 @@ def _run() -> int:
     try:
         keep_freed_memory()
         _prepare_streams()
-        # What decoders think of strange files is not for the terminal: what cannot be read becomes a row.
-        warnings.filterwarnings("ignore", module="PIL")
         code = cli.main(prog_name="faceanon-engine", standalone_mode=False)
     except UserError as error:
         _leave(f"error: {error}", 2)
@@ -187,10 +191,10 @@ def _leave(message: str, code: int) -> NoReturn:
     """Say on stderr in one line why the program ends, with --json also on stdout, and exit."""
     import json
 
-    from faceanon_engine.engine.system.printable import printable
+    from faceanon_engine.engine.system.printable import printable, shortened
 
     if not message.startswith("Usage"):
-        message = printable(" ".join(message.split()))
+        message = shortened(printable(" ".join(message.split())), 1000)
     print(message, file=sys.stderr)
     if "--json" in sys.argv[1:]:  # looked up there, as the arguments may be what is wrong
         with contextlib.suppress(OSError):

@@ -37,6 +37,7 @@ def status(output: Path, failed: bool, show_all: bool, as_json: bool) -> None:
         known = manifest.items()
         counts = manifest.counts()
         settings = manifest.settings()
+        inputs = len(manifest.inputs())
     items = [item for item in known if item.state == "failed"] if failed else known
     if as_json:
         print_json(
@@ -44,6 +45,7 @@ def status(output: Path, failed: bool, show_all: bool, as_json: bool) -> None:
                 "output": str(output),
                 "manifest": str(path),
                 "settings": settings,
+                "inputs": inputs,
                 "counts": counts,
                 "items": [asdict(item) for item in items],
             }

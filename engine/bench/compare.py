@@ -11,8 +11,11 @@ from faceanon_engine.engine.bench.measure import drift
 from faceanon_engine.engine.bench.plan import SCHEMA, SCHEMA_VERSION
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.system.machine import fingerprint
-from faceanon_engine.engine.system.printable import first_line
+from faceanon_engine.engine.system.printable import first_line, shown
+from faceanon_engine.engine.system.reading import open_file
 
+_MOST_BYTES = 2**26
+"""Of a file that is read; a whole measurement takes half a megabyte."""
 _LISTS = ("sessions", "steps", "left_out", "notes")
 
 
@@ -54,7 +57,9 @@ class Comparison:
 def read_result(path: Path) -> dict[str, Any]:
     """A result that was written before; raises UserError when the file is none, or of another version of the schema."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        with open_file(path) as file:
+            text = file.read(_MOST_BYTES)
+        content = json.loads(text.decode("utf-8"), parse_constant=_no_number)
         if content["schema"] != SCHEMA:
             raise KeyError("schema")
         version = content["schema_version"]
@@ -66,12 +71,13 @@ def read_result(path: Path) -> dict[str, Any]:
             content["bundle"]["digest"], content["mode"], content["settings"]
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give a file that 'bench --output' wrote") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is no result of bench ({first_line(error)}): give a file that 'bench --output' wrote"
         ) from None
     if version != SCHEMA_VERSION:
-        raise UserError(f"{path} has schema version {version!r}, this version reads {SCHEMA_VERSION!r}: measure again")
+        found = shown(version)
+        raise UserError(f"{path} has schema version {found}, this version reads {SCHEMA_VERSION!r}: measure again")
     return dict(content)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -9,7 +10,11 @@ from pathlib import Path, PurePosixPath
 from faceanon_engine.engine.datasets.sample import Sample, sample_at
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.decode import SUFFIXES
-from faceanon_engine.engine.system.printable import readable
+from faceanon_engine.engine.system.printable import readable, shortened, shown
+from faceanon_engine.engine.system.reading import open_file
+
+_LONGEST_LINE = 2**16
+"""Characters of a list's line; no system takes a path of a tenth of it."""
 
 
 def find_inputs(source: Path) -> Iterator[Sample]:
@@ -22,10 +27,6 @@ def find_inputs(source: Path) -> Iterator[Sample]:
     yield from _told_apart(_files(source))
 
 
-_NAMELESS = "folder"
-"""What a line of a list is called that names only folders above it: its row says that it is none."""
-_LONGEST_PATH = 8_192
-"""Characters of a line in a list; no system has longer paths."""
 _File = tuple[Path, PurePosixPath]
 """A file, and its path relative to the input."""
 
@@ -42,51 +43,85 @@ def _files(source: Path) -> Iterator[_File]:
 
 
 def _walk(root: Path) -> Iterator[_File]:
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror}): mend its rights, or leave it out")
-
-    # Links to folders are not followed: they may lead round in a circle.
-    for folder, folders, files in os.walk(root, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
+    for folder, _, files in _folders(root):
+        for name in files:
             path = Path(folder, name)
-            if not name.startswith(".") and path.suffix.lower() in SUFFIXES:
+            if path.suffix.lower() in SUFFIXES:
                 yield path, PurePosixPath(path.relative_to(root).as_posix())
 
 
-def _listed(file: Path) -> Iterator[_File]:
+def _folders(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Each folder below the root, the root itself first, with its folders and files by name, hidden ones left out.
+
+    Links to folders are named and not followed: they may lead round in a circle. Raises UserError for a folder that
+    cannot be read. Unlike `os.walk` in Python 3.11 it does not recurse, so that it takes any depth.
+    """
+    waiting = [os.fspath(root)]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted((each for each in entries if not each.name.startswith(".")), key=lambda each: each.name)
+        except OSError as error:
+            place = shortened(os.fspath(folder), 300)
+            raise UserError(f"{place} cannot be read ({error.strerror}): mend its rights, or leave it out") from None
+        folders: list[os.DirEntry[str]] = []
+        files: list[os.DirEntry[str]] = []
+        for each in found:
+            (folders if _is_folder(each) else files).append(each)
+        yield folder, [each.name for each in folders], [each.name for each in files]
+        waiting.extend(each.path for each in reversed(folders) if not each.is_symlink())
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{file} is not a text file in UTF-8: list one path a line") from None
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}): mend its rights") from None
-    if "\0" in text:
-        raise UserError(f"{file} is not a text file, it holds zero bytes: list one path a line")
+        return entry.is_dir()
+    except OSError:
+        return False  # a link that leads nowhere, or into a circle
+
+
+def _listed(file: Path) -> Iterator[_File]:
     seen = set()
-    for line in text.split("\n"):  # splitlines would split at what a name may hold
+    for number, line in enumerate(_lines(file), 1):
         name = line.strip()
         if not name or name.startswith("#"):
             continue
-        if len(name) > _LONGEST_PATH:
-            raise UserError(f"{file} is no list of paths: a line has {len(name)} characters, {name[:40]}...")
         path = Path(name) if os.path.isabs(name) else file.parent / name
         # What lies outside the list's folder keeps its name below the root, so that no output leaves its folder.
-        parts = [part for part in PurePosixPath(Path(name).as_posix()).parts if part not in ("/", "..", ".")]
-        relative = PurePosixPath(*(parts or [_NAMELESS]))
+        parts = [part for part in PurePosixPath(Path(name).as_posix()).parts if part not in ("/", "//", "..", ".")]
+        if not parts:
+            raise UserError(f"{file}: line {number}, {shown(name)}, is a folder: list one image a line")
         if path not in seen:
             seen.add(path)
-            yield path, relative
+            yield path, PurePosixPath(*parts)
+
+
+def _lines(file: Path) -> Iterator[str]:
+    """The lines of a list of paths; a file may be longer than the memory, a line not."""
+    try:
+        # Only at line feeds: other line ends may stand in a name.
+        with open_file(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="\n") as text:
+            while line := text.readline(_LONGEST_LINE):
+                if "\0" in line:
+                    raise UserError(f"{file} is not a text file, it holds zero bytes: list one path a line")
+                if len(line) == _LONGEST_LINE:
+                    raise UserError(f"{file} is not a list, a line is longer than any path: list one path a line")
+                yield line
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not a text file in UTF-8: list one path a line") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror or error}): give a text file of paths") from None
 
 
 def _told_apart(files: Iterable[_File]) -> Iterator[Sample]:
     """Samples with distinct keys: a list may name files of one name in different places."""
     seen: set[str] = set()
+    numbers: dict[PurePosixPath, int] = {}
     for path, relative in files:
-        sample, number = sample_at(path, relative), 2
+        sample = sample_at(path, relative)
         while sample.key in seen:
+            number = numbers[relative] = numbers.get(relative, 1) + 1
             sample = sample_at(path, relative.with_name(f"{relative.stem}~{number}{relative.suffix}"))
-            number += 1
         seen.add(sample.key)
         yield sample
 
@@ -95,18 +130,15 @@ def left_out(source: Path) -> tuple[str, ...]:
     """What of a folder is no input, in a line a reason; hidden files and folders are nobody's business."""
     others: list[str] = []
     links: list[str] = []
-    for folder, folders, files in os.walk(source) if os.path.isdir(source) else ():
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        links += [
-            readable(Path(folder, name).relative_to(source)) for name in folders if Path(folder, name).is_symlink()
-        ]
-        others += [
-            readable(Path(folder, name).relative_to(source))
-            for name in sorted(files)
-            if not name.startswith(".") and Path(name).suffix.lower() not in SUFFIXES
-        ]
+    for folder, folders, files in _folders(source) if os.path.isdir(source) else ():
+        links += [_below(source, folder, name) for name in folders if os.path.islink(os.path.join(folder, name))]
+        others += [_below(source, folder, name) for name in files if Path(name).suffix.lower() not in SUFFIXES]
     return tuple(
-        f"left out, {reason}: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        f"left out, {reason}: {shortened(names[0])}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
         for reason, names in (("having no image's suffix", others), ("being a link to a folder", links))
         if names
     )
+
+
+def _below(root: Path, folder: str, name: str) -> str:
+    return readable(Path(folder, name).relative_to(root))

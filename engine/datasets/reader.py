@@ -1,4 +1,4 @@
-"""From files to faces,, prefetched by threads."""
+"""From files to faces, prefetched by threads."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
-from threading import Lock
 from typing import Any, TypeVar
 
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError
 from faceanon_engine.engine.images.align import faces_in
-from faceanon_engine.engine.images.decode import is_large, read_image
+from faceanon_engine.engine.images.decode import memory_to_read, read_image
+from faceanon_engine.engine.system.budget import Budget
 from faceanon_engine.engine.system.cores import usable_cores
 
 logger = logging.getLogger(__name__)
+
+MEMORY = 1_400_000_000
+"""Bytes that pictures may take together while they are read; one that takes more is read alone."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,7 +29,7 @@ Result = TypeVar("Result")
 class Reader:
     """Decodes images and brings their faces to the size the networks take.
 
-    Safe to use from several threads; large pictures wait for each other, as together they may not fit into memory.
+    Safe to use from several threads; pictures wait for each other where together they would take too much memory.
     """
 
     def __init__(self, align: str, resolution: int) -> None:
@@ -34,7 +37,7 @@ class Reader:
         self._align = align
         self._resolution = resolution
         self._detector: Any = None
-        self._one_large = Lock()
+        self._memory = Budget(MEMORY)
         if align != "never":
             from faceanon_engine.engine.images.detect import FaceDetector
 
@@ -46,7 +49,7 @@ class Reader:
         With align "never" its frames have neither box nor landmarks.
         """
         try:
-            with self._one_large if is_large(sample.path) else nullcontext():
+            with self._memory.taken(memory_to_read(sample.path)):
                 faces = faces_in(read_image(sample.path), self._align, self._resolution, self._detector)
         except InputError:
             raise

@@ -23,6 +23,7 @@ _SIZE_TOLERANCE = 0.25
 """How far, as shares of the side, a crop's own frame may lie from the picture's for it to count as aligned."""
 _SMALLEST = 24
 """A face whose frame has fewer pixels a side is too small to be drawn again."""
+_BAND_PIXELS = 2**18
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,14 +72,17 @@ def align_face(pixels: Pixels, landmarks: Floats, size: int) -> tuple[Pixels, Fl
     centre, x, y = ffhq_frame(np.asarray(landmarks, float))
     quad = np.stack([centre - x - y, centre - x + y, centre + x + y, centre + x - y])
     side = float(np.hypot(*x)) * 2
-    image = Image.fromarray(pixels)
+    height, width = pixels.shape[:2]
     to_photo = np.array([1.0, 1.0])  # pixels of the photograph in one of the picture that is drawn from
 
     shrink = int(np.floor(side / size * 0.5))
     if shrink > 1:
-        reduced = (max(1, round(image.width / shrink)), max(1, round(image.height / shrink)))
-        scale = np.array(reduced) / np.array(image.size)
-        image = image.resize(reduced, Image.Resampling.BOX)
+        reduced = (max(1, round(width / shrink)), max(1, round(height / shrink)))
+        scale = np.array(reduced) / np.array([width, height])
+        # A channel at a time, which gives the same: the library's copies of all would take twice the picture's memory.
+        channels = (Image.fromarray(pixels[..., channel]).resize(reduced, Image.Resampling.BOX) for channel in range(3))
+        pixels = np.stack([np.asarray(channel) for channel in channels], axis=-1)
+        width, height = reduced
         quad, side = quad * scale, side * float(scale.mean())
         to_photo = 1 / scale
     affine = _affine_of(quad, size, to_photo)
@@ -86,20 +90,24 @@ def align_face(pixels: Pixels, landmarks: Floats, size: int) -> tuple[Pixels, Fl
     border = max(round(side * 0.1), 3)
     low, high = np.floor(quad.min(axis=0)).astype(int) - border, np.ceil(quad.max(axis=0)).astype(int) + border
     left, top = max(low[0], 0), max(low[1], 0)
-    right, bottom = min(high[0], image.width), min(high[1], image.height)
-    image = image.crop((left, top, right, bottom))
+    right, bottom = min(high[0], width), min(high[1], height)
+    if right <= left or bottom <= top:
+        raise InputError("no-face", "what looks like a face lies outside of the picture")
+    pixels = pixels[top:bottom, left:right]
     quad = quad - [left, top]
 
     beyond = [max(0, left - low[0]), max(0, top - low[1]), max(0, high[0] - right), max(0, high[1] - bottom)]
     if max(beyond) > border:
         pad = np.maximum(beyond, round(side * 0.3))
-        image = _reflected(image, pad, side)
+        pixels = _reflected(pixels, pad, side)
         quad = quad + pad[:2]
 
     # Draw at a multiple of the size and average, so that the warp does not alias.
     factor = max(1, min(4, round(side / size)))
     data = tuple((quad + 0.5).flatten())
-    drawn = image.transform((size * factor,) * 2, Image.Transform.QUAD, data, Image.Resampling.BILINEAR)
+    drawn = Image.fromarray(pixels).transform(
+        (size * factor,) * 2, Image.Transform.QUAD, data, Image.Resampling.BILINEAR
+    )
     if factor > 1:
         drawn = drawn.resize((size, size), Image.Resampling.LANCZOS)
     return np.asarray(drawn, np.uint8), affine
@@ -116,21 +124,37 @@ def _affine_of(quad: Floats, size: int, to_photo: Floats) -> Floats:
     return np.stack([right * to_photo, down * to_photo, (start + 0.5) * to_photo - 0.5], axis=1)
 
 
-def _reflected(image: Image.Image, pad: Floats, side: float) -> Image.Image:
+def _reflected(pixels: Pixels, pad: Floats, side: float) -> Pixels:
     left, top, right, bottom = (int(p) for p in pad)
-    pixels = np.pad(np.asarray(image, np.float32), ((top, bottom), (left, right), (0, 0)), "reflect")
+    pixels = np.pad(pixels, ((top, bottom), (left, right), (0, 0)), "reflect")
     height, width = pixels.shape[:2]
     y, x = np.ogrid[:height, :width]
-    # 1 at the padded border, 0 where the picture is.
-    near = np.maximum(
-        1 - np.minimum(x / max(left, 1), (width - 1 - x) / max(right, 1)),
-        1 - np.minimum(y / max(top, 1), (height - 1 - y) / max(bottom, 1)),
-    )
-    weight = np.clip(near * 3 + 1, 0, 1)[..., None]
-    blurred = Image.fromarray(pixels.astype(np.uint8)).filter(ImageFilter.GaussianBlur(side * 0.02))
-    pixels += (np.asarray(blurred, np.float32) - pixels) * weight
-    pixels += (np.median(pixels, axis=(0, 1)) - pixels) * np.clip(near, 0, 1)[..., None]
-    return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+    # 1 at the padded border, 0 where the picture is: the greater of what a column and a row say.
+    near_x = 1 - np.minimum(x / max(left, 1), (width - 1 - x) / max(right, 1))  # [1, W]
+    near_y = 1 - np.minimum(y / max(top, 1), (height - 1 - y) / max(bottom, 1))  # [H, 1]
+    bands = [slice(row, row + max(1, _BAND_PIXELS // width)) for row in range(0, height, max(1, _BAND_PIXELS // width))]
+
+    # A channel at a time, and its values twice: a large photograph's as float32 would take more than itself.
+    for channel in range(3):
+        sharp = np.ascontiguousarray(pixels[..., channel])
+        blurred = np.asarray(Image.fromarray(sharp).filter(ImageFilter.GaussianBlur(side * 0.02)))
+
+        def blended(band: slice, sharp: Pixels = sharp, blurred: Pixels = blurred) -> Floats:
+            values = sharp[band].astype(np.float32)
+            weight = np.clip(np.maximum(near_x, near_y[band]) * 3 + 1, 0, 1)
+            values += (blurred[band].astype(np.float32) - values) * weight
+            return values
+
+        plane = np.empty((height, width), np.float32)
+        for band in bands:
+            plane[band] = blended(band)
+        median = np.median(plane, overwrite_input=True)
+        del plane
+        for band in bands:
+            values = blended(band)
+            values += (median - values) * np.clip(np.maximum(near_x, near_y[band]), 0, 1)
+            pixels[band, :, channel] = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return pixels
 
 
 def is_aligned(landmarks: Floats, height: int, width: int) -> bool:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import stat
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from faceanon_engine.engine.errors import InputError
+from faceanon_engine.engine.images.decoders import decoder_errors
 from faceanon_engine.engine.images.pixels import Pixels
+from faceanon_engine.engine.images.whole import refuse_cut_short, refuse_missing_parts
+from faceanon_engine.engine.system.printable import first_line
+from faceanon_engine.engine.system.reading import NoFileError, open_file
 
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm"}
@@ -20,20 +25,24 @@ SUFFIXES = frozenset(
     | {".heic", ".heif", ".hif", ".jxl"}
 )
 DEFAULT_MAX_PIXELS = 100_000_000
-LARGE_PIXELS = 25_000_000
-"""A picture with more takes much memory while it is read: 2.6 GB were measured for 99 million with transparency."""
+_BYTES_PER_PIXEL = {"AVIF": 24, "JPEG2000": 40, "WEBP": 24}
+_BYTES_PER_PIXEL_OF_OTHERS = 17
+"""At most, while a picture is read (benchmarks/results/read_memory.json): 3 for the array, 4 in the library while it is
+decoded, or up to 14 where a face that fills it is cut out; some decoders take more of their own."""
 # Decoders that only images in the wild need; others (PDF-like, vector, video) are refused as not an image.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_BAND_PIXELS = 2**20
+_AS_STORED: dict[int, Callable[[Pixels], Pixels]] = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright),
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
 }
-"""What makes a picture upright, by its EXIF orientation."""
+"""Views of an upright picture whose rows and columns are those of the file, by its EXIF orientation."""
 
 
 @dataclass(frozen=True)
@@ -52,39 +61,32 @@ def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> DecodedImage
     "not-an-image", "truncated", "too-large", "too-small", "damaged".
     """
     try:
-        if path.is_dir():
-            raise InputError("unreadable", "it is a folder")
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError("unreadable", "it is a pipe or a device, not a file")
-        if status.st_size == 0:
-            raise InputError("empty", "the file has no bytes")
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
+            if os.fstat(stream.fileno()).st_size == 0:
+                raise InputError("empty", "the file has no bytes")
             return _decode(stream, max_pixels)
     except FileNotFoundError:
         raise InputError("missing", "there is no such file") from None
     except PermissionError:
         raise InputError("unreadable", "it may not be read: mend its rights") from None
+    except NoFileError as error:
+        raise InputError("unreadable", str(error.strerror)) from None
     except OSError as error:
         raise InputError("unreadable", f"it cannot be opened ({error.strerror or error})") from None
 
 
-def is_large(path: Path) -> bool:
-    """Whether a file says it has more pixels than should be read several at a time; false where it says nothing."""
-    Image.init()
+def memory_to_read(path: Path) -> int:
+    """About how many bytes reading a file and its faces takes at most; 0 where it says nothing."""
     try:
-        if not path.is_file():
-            return False  # opening a pipe waits for somebody to write into it
-        with Image.open(path, formats=_FORMATS) as image:
-            return image.width * image.height > LARGE_PIXELS
+        with decoder_errors(), open_file(path) as stream, Image.open(stream, formats=_FORMATS) as image:
+            return image.width * image.height * _BYTES_PER_PIXEL.get(image.format or "", _BYTES_PER_PIXEL_OF_OTHERS)
     except Exception:
-        return False  # whoever reads it finds out what is wrong
+        return 0  # whoever reads it finds out what is wrong
 
 
-def _decode(stream: Any, max_pixels: int) -> DecodedImage:
-    Image.init()  # every decoder must be registered before it can be named
+def _decode(stream: BinaryIO, max_pixels: int) -> DecodedImage:
     try:
-        with Image.open(stream, formats=_FORMATS) as image:
+        with decoder_errors() as errors, Image.open(stream, formats=_FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise InputError(
@@ -93,8 +95,12 @@ def _decode(stream: Any, max_pixels: int) -> DecodedImage:
             if min(width, height) < 8:
                 raise InputError("too-small", f"{width} x {height} pixels show no face")
             kind = image.format or "?"
+            refuse_missing_parts(image)
             image.load()
-            return DecodedImage(np.ascontiguousarray(_rgb(_upright(image))), kind)
+            if errors:
+                raise InputError("damaged", f"it cannot be decoded ({errors[0]} failed)")
+            refuse_cut_short(image, stream)
+            return DecodedImage(_upright_rgb(image), kind)
     except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -107,26 +113,61 @@ def _decode(stream: Any, max_pixels: int) -> DecodedImage:
         text = str(error)
         if "truncated" in text or "Truncated" in text or "unexpected end" in text or isinstance(error, EOFError):
             raise InputError("truncated", "the file ends too early: copy it again") from None
-        raise InputError("damaged", f"it cannot be decoded ({text.splitlines()[0] if text else 'no reason'})") from None
+        raise InputError("damaged", f"it cannot be decoded ({first_line(error)})") from None
     except Exception as error:  # decoders raise what they like
-        raise InputError("damaged", f"it cannot be decoded ({error})") from None
+        raise InputError("damaged", f"it cannot be decoded ({first_line(error)})") from None
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF data say; what is damaged in them is no reason to refuse the picture."""
+def _upright_rgb(image: Image.Image) -> Pixels:
+    """The picture uint8 [H, W, 3], turned as its EXIF data say.
+
+    Converted band by band: whole copies of a large picture on the way would take several times its memory.
+    """
+    width, height = image.size
+    orientation = _orientation(image)
+    pixels = np.empty((width, height, 3) if orientation >= 5 else (height, width, 3), np.uint8)
+    stored = _AS_STORED[orientation](pixels)
+    top_value = _finite_top(image) if image.mode == "F" else 65535.0
+    for top, band in _bands(image):
+        stored[top : top + band.height] = _rgb(band, top_value)
+    return pixels
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Bands of the picture's full width with their first rows."""
+    rows = max(1, _BAND_PIXELS // image.width)
+    if rows >= image.height:
+        yield 0, image
+        return
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; what is damaged in EXIF data is no reason to refuse the picture."""
     try:
         orientation: Any = image.getexif().get(ExifTags.Base.Orientation)
-        turn = _TURNS.get(orientation)
+        return orientation if orientation in _AS_STORED else 1
     except Exception:
-        return image
-    return image if turn is None else image.transpose(turn)
+        return 1
 
 
-def _rgb(image: Image.Image) -> Pixels:
+def _finite_top(image: Image.Image) -> float:
+    """The largest value of a picture of floats, at least 1; raises InputError where some are no finite numbers."""
+    top = 1.0
+    for _, band in _bands(image):
+        values = np.asarray(band)
+        if not np.isfinite(values).all():
+            raise InputError("damaged", "some of its values are no finite numbers")
+        top = max(top, float(values.max()))
+    return top
+
+
+def _rgb(image: Image.Image, top: float) -> Pixels:
+    """top: the value of white in pictures of more than 8 bits."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.asarray(image).astype(np.float64)
-        top = 65535.0 if image.mode != "F" else max(1.0, float(np.nanmax(values)))
-        grey = np.clip(np.nan_to_num(values) / top * 255 + 0.5, 0, 255).astype(np.uint8)
+        grey = np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         coloured = image.convert("RGBA")

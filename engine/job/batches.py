@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -46,9 +47,11 @@ class Batches:
         self._recorder = recorder
         self._observer = observer
         self._steps = steps
+        self._begun: deque[PendingFace] = deque()
+        """Faces that share steps with some that the worker has, and that it has not asked for yet."""
 
-    def anonymize(self, faces: Iterator[PendingFace], size: int) -> None:
-        """Anonymize faces as they come, at most `size` at once.
+    def anonymize(self, faces: Iterator[Sequence[PendingFace]], size: int) -> None:
+        """Anonymize faces as they come, those of one sequence sharing steps, at most `size` at once.
 
         Raises UserError when results cannot be written or recorded, and what the worker raises where it has no face.
         """
@@ -56,20 +59,30 @@ class Batches:
         while left is not None:
             left = self._stream(faces, left)
 
-    def _stream(self, faces: Iterator[PendingFace], size: int) -> int | None:
+    def _stream(self, faces: Iterator[Sequence[PendingFace]], size: int) -> int | None:
         """Anonymize faces as they come; None when all are done, or the size to go on with after a failure."""
         under_way: dict[int, PendingFace] = {}
 
+        places = itertools.count()
+
+        def groups() -> Iterator[Iterator[Pixels]]:
+            if self._begun:
+                yield originals()
+            for group in faces:
+                self._begun.extend(group)
+                yield originals()
+
         def originals() -> Iterator[Pixels]:
-            for number, face in enumerate(faces):
-                under_way[number] = face
+            while self._begun:
+                face = self._begun.popleft()
+                under_way[next(places)] = face
                 yield face.face.pixels
 
         def on_step(together: int, step: int) -> None:
             self._observer.batch(together, step, self._steps)
             self._recorder.record_written()
 
-        results = self._worker.stream(originals(), size, on_step)
+        results = self._worker.stream(groups(), size, on_step)
         while True:
             try:
                 group = next(results, None)
@@ -102,6 +115,8 @@ class Batches:
         queue = deque([faces])
         while queue:
             part = queue.popleft()
+            if all(face.is_done for face in part):
+                continue
             if len(part) > size:
                 queue.extendleft(reversed(_split(part, size)))
                 continue

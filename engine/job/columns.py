@@ -13,13 +13,12 @@ from datetime import datetime
 from typing import Any
 
 from faceanon_engine.engine.errors import REASONS
-from faceanon_engine.engine.job.layout import codes_name, stays_inside
+from faceanon_engine.engine.job.layout import EXTENSIONS, codes_name, stays_inside
 from faceanon_engine.engine.job.settings import MOST_IN_POOL
 
 LONGEST_TEXT = 32_768
 """Characters of a text, paths among them, which file systems keep below 4,096 bytes."""
 STATES = ("pending", "done", "failed")
-RESULT_SUFFIXES = (".png", ".jpg", ".webp")
 _MOST_FACES = 1_000_000
 _MOST = 2**53
 """Whole numbers up to here are the same in every program that reads them."""
@@ -109,7 +108,7 @@ def wrong_item(output: str | None, codes: str | None, state: str, reason: str | 
     if output is None:
         if state != "failed":
             return "output"
-    elif not output.endswith(RESULT_SUFFIXES):
+    elif not output.endswith(tuple(EXTENSIONS.values())):
         return "output"
     if codes is not None and (output is None or codes != codes_name(output)):
         return "codes"
@@ -163,5 +162,17 @@ def is_sheet(value: Any) -> bool:
     )
 
 
-JOB_CHECKS: Mapping[str, Check] = {"settings": are_settings, "version": _text, "contact_sheet": is_sheet}
+def is_together(value: Any) -> bool:
+    """Whether a value says how many faces are optimised together, by the kind of device; None where nothing does."""
+    return value is None or (
+        isinstance(value, dict) and all(_text(kind) and _whole(1, 65_536)(size) for kind, size in value.items())
+    )
+
+
+JOB_CHECKS: Mapping[str, Check] = {
+    "settings": are_settings,
+    "version": _text,
+    "contact_sheet": is_sheet,
+    "together": is_together,
+}
 """The values of the table `job` by key."""

@@ -1,12 +1,15 @@
-"""From the inputs that are read to the faces that are still to be done."""
+"""From the inputs that are read to the faces that are still to be done, with those that they are optimised with."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from itertools import groupby
 
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError
+from faceanon_engine.engine.job.groups import Listed
 from faceanon_engine.engine.job.listing import fail_faces, plan_faces, remove_results
 from faceanon_engine.engine.job.manifest import ItemRow
 from faceanon_engine.engine.job.names import OutputNames
@@ -14,32 +17,54 @@ from faceanon_engine.engine.job.recording import PendingFace, Recorder
 from faceanon_engine.engine.job.rows import is_done
 from faceanon_engine.engine.job.settings import JobSettings
 
-Listed = tuple[Sample, Sequence[ItemRow]]
-"""An input that is to be done, and its rows."""
+logger = logging.getLogger(__name__)
+
+
+Reading = Iterable[tuple[Listed, Future[Sample]]]
+"""Inputs in their order, whose faces are being read."""
 
 
 def faces_to_do(
-    settings: JobSettings,
-    names: OutputNames,
-    reading: Iterable[tuple[Listed, Future[Sample]]],
-    recorder: Recorder,
-) -> Iterator[PendingFace]:
-    """Faces that are still to be done, in the order of the inputs; failures are recorded on the way.
+    settings: JobSettings, names: OutputNames, reading: Reading, recorder: Recorder, together: int | None
+) -> Iterator[list[PendingFace]]:
+    """Faces that share steps, in the order of the inputs: of each group so many that follow each other, None all.
 
-    Raises UserError when the manifest or the folder cannot be written.
+    Those without a face that is still to be done are left out. Failures are recorded on the way. Raises UserError when
+    the manifest or the folder cannot be written.
     """
-    for (listed, rows), future in reading:
+    for _, group in groupby(reading, lambda each: each[0].group):
+        faces: list[PendingFace] = []
+        for face in _faces_of(settings, names, group, recorder):
+            faces.append(face)
+            if len(faces) == together:
+                if not all(each.is_done for each in faces):
+                    yield faces
+                faces = []
+        if not all(each.is_done for each in faces):
+            yield faces
+
+
+def _faces_of(settings: JobSettings, names: OutputNames, reading: Reading, recorder: Recorder) -> Iterator[PendingFace]:
+    """All faces of some inputs, but for those that have no name; what is done of them is marked."""
+    for listed, future in reading:
+        rows, key = listed.rows, listed.sample.key
         try:
             sample = future.result()
         except InputError as error:
-            recorder.fail_input(listed.key, fail_faces(settings.output, rows, error), error)
+            if listed.is_done:
+                logger.info("%s is done and cannot be read any more: %s", key, error.message)
+            else:
+                recorder.fail_input(key, fail_faces(settings.output, rows, error), error)
             continue
-        if len(sample.faces) != len(rows):
-            rows = _replan(settings, names, sample, rows, recorder)
-        pending = [row for row in rows if row.output is not None and not is_done(settings.output, row)]
-        recorder.begin(sample.key, rows, len(pending))
-        for row in pending:
-            yield PendingFace(sample, sample.faces[row.face], row)
+        if not listed.is_done:
+            if len(sample.faces) != len(rows):
+                rows = _replan(settings, names, sample, rows, recorder)
+            pending = [row for row in rows if row.output is not None and not is_done(settings.output, row)]
+            recorder.begin(sample.key, rows, len(pending))
+        for row in rows[: len(sample.faces)]:
+            if row.output is not None:
+                face = sample.faces[row.face]
+                yield PendingFace(sample, face, row, listed.is_done or is_done(settings.output, row))
 
 
 def _replan(

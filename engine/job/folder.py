@@ -95,6 +95,8 @@ def make_folder(folder: JobFolder) -> None:
         folder.private.mkdir(mode=0o700, exist_ok=True)
         with suppress(PermissionError):  # some file systems keep no rights
             folder.private.chmod(0o700)
+            if folder.manifest.exists():  # from which its journal has its rights
+                folder.manifest.chmod(0o600)
     except OSError as error:
         raise UserError(f"output folder {folder.root} cannot be made: {error.strerror or error}") from None
     if os.name == "posix" and folder.private.stat().st_mode & 0o077:
@@ -121,6 +123,10 @@ def refuse_unwritable_output(folder: JobFolder) -> None:
         except OSError as error:
             done = "written" if os.path.isdir(place) else "made"
             raise UserError(f"output folder {place} cannot be {done}: {error.strerror or error}") from None
+    devices = {place.stat().st_dev for place in (folder.release, folder.private) if place.exists()}
+    if len(devices) > 1:
+        places = f"{folder.release} and {folder.private}"
+        raise UserError(f"{places} are not on one file system, by which results would not appear whole")
     for path in (folder.lock, folder.manifest):
         if os.path.exists(path) and not os.access(path, os.W_OK):
             raise UserError(f"{path} cannot be written: {os.strerror(errno.EACCES)}: check the folder's rights")

@@ -17,6 +17,8 @@ CONTACT_SHEET_NAME = "contact-sheet.png"
 LOCK_NAME = "job.lock"
 NAMES_LOCK_NAME = "names.lock"
 PROCESS_LOCK_PATTERN = "process-*.lock"
+EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+"""The endings of results, by their formats."""
 _CODES = "codes"
 _CODES_ENDING = ".w_plus.npy"
 _BACKSLASH_LEADS = os.name == "nt"
@@ -93,9 +95,9 @@ def stays_inside(name: str) -> bool:
     return "\0" not in name and _NO_PARTS.isdisjoint(name.split("/"))
 
 
-def job_of(path: Path) -> Path | None:
-    """The folder of the job in whose `release/` or `private/`, or right in whose folder, a real path lies, if any."""
+def part_of_job(path: Path) -> Path | None:
+    """The `release/` or `private/` of a job that a real path is, or lies in; None where it lies in neither."""
     for place in (path, *path.parents):
-        if os.path.lexists(JobFolder(place).manifest):
+        if place.name in (RELEASE, PRIVATE) and os.path.lexists(JobFolder(place.parent).manifest):
             return place
     return None

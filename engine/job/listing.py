@@ -6,7 +6,7 @@ A run and a dry run look through the inputs and plan rows by the same code; only
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 Rows = Mapping[str, Sequence[ItemRow]]
 """The rows of every input, by its key."""
-CLAIMED_TOGETHER = 4
-"""Inputs that a process of several claims at once: few, so that all end at about the same time."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +84,9 @@ def look_through(
         earlier = planned.get(sample.key, ())
         if sample.key not in known:
             new_inputs.append(InputRow(sample.key, *stamp(sample)))
+            planned[sample.key] = [plan_row(settings, names, sample.key, 0)]
+            new_items += planned[sample.key]
+        elif not earlier:  # as no run of ours leaves it
             planned[sample.key] = [plan_row(settings, names, sample.key, 0)]
             new_items += planned[sample.key]
         elif all_done(settings.output, known[sample.key], earlier):
@@ -156,16 +157,3 @@ def shared_names(settings: JobSettings, samples: Sequence[Sample], manifest: Man
         given_by_others=manifest.has_output,
         alone=lambda: locked(settings.folder.names_lock, private=True),
     )
-
-
-def claimed_inputs(
-    manifest: Manifest, process: int, samples: Sequence[Sample]
-) -> Iterator[tuple[Sample, Sequence[ItemRow]]]:
-    """Inputs that this process claims, a few at a time, with their rows, until there are no more."""
-    by_key = {sample.key: sample for sample in samples}
-    while claimed := manifest.claim(process, CLAIMED_TOGETHER):
-        for key, rows in claimed.items():
-            if key in by_key:
-                yield by_key[key], rows
-            else:
-                manifest.leave_queue(key)  # it vanished since it was listed: the next run says so

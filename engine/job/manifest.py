@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,7 +232,10 @@ class Manifest:
         where = "" if state is None else "where state = ?"
         query = f"select {_ITEMS} from items {where} order by input, face"
         with _explained(self.path):
-            return [self._item(values) for values in self._connection.execute(query, () if state is None else (state,))]
+            rows = [self._item(values) for values in self._connection.execute(query, () if state is None else (state,))]
+        if state is None:
+            self._refuse_gaps(rows)
+        return rows
 
     def has_output(self, name: str) -> bool:
         """Whether an item has that output, small and large Latin letters taken for the same."""
@@ -285,14 +288,27 @@ class Manifest:
             connection.execute(_QUEUE)
             connection.executemany("insert into queue (input) values (?)", [(path,) for path in paths])
 
-    def claim(self, process: int, most: int) -> dict[str, list[ItemRow]]:
-        """The next inputs that nobody has, at most so many, with their items; they are this process's from now on."""
+    def claim(self, process: int, group: Callable[[str], Sequence[str]]) -> tuple[list[str], dict[str, list[ItemRow]]]:
+        """The first input that nobody has, and those of its group that nobody has: they are this process's from now on.
+
+        group: the inputs that belong with one, itself among them, in their order. Gives what is claimed, nothing when
+        there is nothing left, and the items of the whole group.
+        """
         with self._transaction() as connection:
-            query = "select input from queue where process is null order by position limit ?"
-            paths = [row[0] for row in connection.execute(query, (most,))]
-            connection.executemany("update queue set process = ? where input = ?", [(process, path) for path in paths])
+            first = connection.execute("select input from queue where process is null order by position").fetchone()
+            if first is None:
+                return [], {}
+            members = group(first[0])
+            free = {row[0] for row in connection.execute("select input from queue where process is null")}
+            claimed = [path for path in members if path in free]
+            connection.executemany(
+                "update queue set process = ? where input = ?", [(process, path) for path in claimed]
+            )
             select = f"select {_ITEMS} from items where input = ? order by face"
-            return {path: [self._item(row) for row in connection.execute(select, (path,))] for path in paths}
+            items = {path: [self._item(row) for row in connection.execute(select, (path,))] for path in members}
+            for rows in items.values():
+                self._refuse_gaps(rows)
+            return claimed, items
 
     def leave_queue(self, path: str) -> None:
         """An input is done or failed."""
@@ -343,6 +359,14 @@ class Manifest:
             if row.codes is not None:
                 self._refuse_link(self._root, kept_private(row.codes))
         return row
+
+    def _refuse_gaps(self, rows: Iterable[ItemRow]) -> None:
+        """Raise UserError where the faces of an input, in the order of the rows, are not 0, 1, ..."""
+        before: ItemRow | None = None
+        for row in rows:
+            if row.face != (0 if before is None or before.input != row.input else before.face + 1):
+                raise self._refused("items", "face", row.face)
+            before = row
 
     def _refuse_link(self, root: Path, name: str) -> None:
         folder = name.rpartition("/")[0]
@@ -440,6 +464,8 @@ def _refuse_planted(path: Path) -> None:
         place = path.with_name(path.name + ending)
         if os.path.islink(place):
             raise UserError(f"{place} is a symbolic link, and may lead out of the job's folder: use another OUTPUT")
+        if ending and os.path.exists(place) and not os.path.isfile(place):
+            raise UserError(f"{place} is no file: delete it, or use another OUTPUT folder")
     try:
         with open(path.with_name(path.name + "-journal"), "rb") as journal:
             if journal.seek(0, os.SEEK_END) >= len(_ENDS_IN_ANOTHER_JOURNAL):

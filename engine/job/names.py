@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from faceanon_engine.engine.datasets.sample import Sample
-from faceanon_engine.engine.job.layout import LONGEST_ENDING
+from faceanon_engine.engine.job.layout import EXTENSIONS, LONGEST_ENDING
 from faceanon_engine.engine.job.manifest import ItemRow
 from faceanon_engine.engine.job.rows import result_files
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.system.below import first_link
 
-_EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _LONGEST_NAME = 255
 """Bytes that a file's or folder's name may have on the usual file systems."""
 
@@ -77,7 +76,7 @@ def taken_names(
     `given_up` are rows whose results are of no use any more; see `OutputNames` for what keeps several processes apart.
     """
     names = OutputNames(
-        _EXTENSIONS[settings.resolved_format],
+        EXTENSIONS[settings.resolved_format],
         given_up={name.casefold(): name for row in given_up for name in result_files(row)},
         given_by_others=given_by_others,
         alone=alone,

@@ -41,6 +41,8 @@ class PendingFace:
     sample: Sample
     face: Face
     row: ItemRow
+    is_done: bool = False
+    """Whether there is a result, which stays: the face is here for the sake of those with which it shares steps."""
 
 
 @dataclass
@@ -98,17 +100,22 @@ class Recorder:
     # -- faces -------------------------------------------------------------------------------------------------
 
     def fail(self, face: PendingFace, reason: Reason, message: str) -> None:
-        """Record that a face could not be anonymized."""
+        """Record that a face could not be anonymized, which it need not be where it is done."""
+        if face.is_done:
+            return
         logger.info("%s: %s: %s", face.sample.key, reason, message)
         self._record([failed_row(face.row, reason, message)])
 
     def write(self, faces: Sequence[PendingFace], result: AnonymizedBatch) -> None:
         """Let threads give the results of faces, in their order, their final names; they are recorded afterwards.
 
+        Faces that are done already are passed over.
         Raises UserError when an earlier result could not be written or recorded.
         """
         finished: list[tuple[ItemRow, Future[None] | None]] = []
         for number, face in enumerate(faces):
+            if face.is_done:
+                continue
             if not result.finite[number]:
                 row = failed_row(face.row, "not-finite", "the optimisation left the range of numbers")
                 finished.append((row, None))

@@ -17,7 +17,7 @@ from faceanon_engine.engine.datasets.folder import left_out
 from faceanon_engine.engine.datasets.reader import Reader, prefetch, thread_count, threads
 from faceanon_engine.engine.job.batches import Batches
 from faceanon_engine.engine.job.beginning import Beginning, WorkerFactory, begin_job
-from faceanon_engine.engine.job.faces import Listed, faces_to_do
+from faceanon_engine.engine.job.faces import faces_to_do
 from faceanon_engine.engine.job.folder import (
     has_manifest,
     held,
@@ -27,7 +27,8 @@ from faceanon_engine.engine.job.folder import (
     refuse_held,
     remove_temporaries,
 )
-from faceanon_engine.engine.job.listing import Listing, bring_up_to_date, claimed_inputs, shared_names
+from faceanon_engine.engine.job.groups import Groups, Listed, claimed_inputs, inputs_to_do, settled_together
+from faceanon_engine.engine.job.listing import Listing, bring_up_to_date, shared_names
 from faceanon_engine.engine.job.manifest import Manifest
 from faceanon_engine.engine.job.names import OutputNames
 from faceanon_engine.engine.job.processes import share_among
@@ -59,12 +60,13 @@ def run_job(
     load = _loader(beginning.settings, beginning.worker, observer)
     output = settings.output
     folder = settings.folder
+    choose = functools.cache(lambda: _choose_together(beginning, load, observer))
     is_new = not has_manifest(folder)
     if is_new:
         # Networks and pools that cannot work leave no job behind.
         refuse_held(folder)
         observer.started(about, len(beginning.samples), 0)
-        _try_networks(beginning, load, observer)
+        choose()
     make_folder(folder)
     with held(folder), Manifest.open(folder.manifest) as manifest:
         refuse_changes(output, manifest.settings(), beginning.fixed)
@@ -76,7 +78,9 @@ def run_job(
         listing = bring_up_to_date(beginning.settings, beginning.samples, manifest, *known)
         if not is_new:
             observer.started(about, len(beginning.samples), len(beginning.samples) - len(listing.todo))
-        return _run(beginning, about, listing, manifest, observer, load, started)
+        device = (*beginning.devices, about["device"])[0]
+        together = settled_together(beginning.settings, manifest, device, choose) if listing.todo else 1
+        return _run(beginning, about, listing, together, manifest, observer, load, started)
 
 
 def run_part(
@@ -85,23 +89,29 @@ def run_part(
     manifest: Manifest,
     observer: JobObserver,
     *,
+    together: int,
     make_worker: WorkerFactory,
 ) -> None:
-    """Do what one of several processes of a job does: claim inputs until there are none.
+    """Do what one of several processes of a job does: claim groups of inputs until there are none.
 
-    The process that planned the job waits for it, holds the lock, and has recorded settings and inputs.
+    The process that planned the job waits for it, holds the lock, and has recorded settings and inputs. `together`: how
+    many faces are optimised together, if this process's device is of the kind that this was chosen for.
     """
     samples = find_samples(settings)
     worker = make_worker(settings, manifest.settings(), len(samples))
     names = shared_names(settings, samples, manifest)
-    inputs = claimed_inputs(manifest, process, samples)
-    _anonymize(settings, inputs, names, manifest, observer, _loader(settings, worker, observer))
+    groups = Groups(samples, settings, together)
+    load = _loader(settings, worker, observer)
+    own = settled_together(settings, manifest, worker.about()["device"], lambda: load()[0].choose_batch_size())
+    inputs = claimed_inputs(manifest, process, groups)
+    _anonymize(settings, inputs, groups.mixes, min(own, together), names, manifest, observer, load)
 
 
 def _run(
     beginning: Beginning,
     about: Mapping[str, str],
     listing: Listing,
+    together: int,
     manifest: Manifest,
     observer: JobObserver,
     load: Load,
@@ -114,11 +124,12 @@ def _run(
     left = 0
     if listing.todo and beginning.devices:
         keys = [sample.key for sample in listing.todo]
-        part = functools.partial(run_part, make_worker=beginning.make_worker)
+        part = functools.partial(run_part, together=together, make_worker=beginning.make_worker)
         left = share_among(beginning.devices, settings, keys, manifest, observer, part)
     elif listing.todo:
-        inputs = [(sample, listing.rows[sample.key]) for sample in listing.todo]
-        _anonymize(settings, inputs, listing.names, manifest, observer, load)
+        groups = Groups(samples, settings, together)
+        inputs = inputs_to_do(listing, groups)
+        _anonymize(settings, inputs, groups.mixes, together, listing.names, manifest, observer, load)
     sheet = contact_sheet(settings, samples, manifest, observer, load)
     rows = manifest.items()
     for note in others_in_release(settings.folder, rows):
@@ -147,33 +158,36 @@ def _run(
 def _anonymize(
     settings: JobSettings,
     inputs: Iterable[Listed],
+    mixes: bool,
+    together: int,
     names: OutputNames,
     manifest: Manifest,
     observer: JobObserver,
     load: Load,
 ) -> None:
     worker, reader = load()
-    size = settings.batch_size or worker.choose_batch_size()
-    logger.info("up to %d faces are optimised together", size)
+    logger.info("up to %d faces are optimised together", together)
     bundle = str(worker.identity().get("bundle"))
     with threads() as executor, recording(settings, bundle, manifest, observer, executor) as recorder:
-        reading = prefetch(executor, lambda listed: reader.read(listed[0]), inputs, size + thread_count())
-        faces = faces_to_do(settings, names, reading, recorder)
-        Batches(worker, recorder, observer, settings.resolved_steps).anonymize(faces, size)
+        reading = prefetch(executor, lambda listed: reader.read(listed.sample), inputs, together + thread_count())
+        faces = faces_to_do(settings, names, reading, recorder, None if mixes else together)
+        Batches(worker, recorder, observer, settings.resolved_steps).anonymize(faces, together)
 
 
-def _try_networks(beginning: Beginning, load: Load, observer: JobObserver) -> None:
-    """Open the networks and the pool; raises UserError where they cannot work.
+def _choose_together(beginning: Beginning, load: Load, observer: JobObserver) -> int:
+    """How many faces are optimised together unasked; raises UserError where networks or pool cannot work.
 
-    Those of this process are kept. Processes of their own open theirs: what was tried for them is given back.
+    What this process opens is kept. Processes of their own open theirs: what was opened to choose is given back.
     """
     if not beginning.devices:
-        load()
-        return
-    worker = beginning.make_worker(beginning.settings, {}, len(beginning.samples))
-    worker.load(observer.progress)
-    del worker
+        worker, _ = load()
+        return beginning.settings.batch_size or worker.choose_batch_size()
+    trial = beginning.make_worker(beginning.settings, {}, len(beginning.samples))
+    trial.load(observer.progress)
+    size = beginning.settings.batch_size or trial.choose_batch_size()
+    del trial
     beginning.worker.release_memory()
+    return size
 
 
 def _loader(settings: JobSettings, worker: Worker, observer: JobObserver) -> Load:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from faceanon_engine.engine.datasets.folder import find_inputs
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.job.layout import MANIFEST_NAME, PRIVATE, JobFolder, job_of
+from faceanon_engine.engine.job.layout import MANIFEST_NAME, PRIVATE, RELEASE, JobFolder, part_of_job
 from faceanon_engine.engine.job.settings import JobSettings
 
 
@@ -52,14 +52,13 @@ def inputs_of(source: Path, limit: int | None) -> tuple[Sample, ...]:
 
 
 def refuse_inside_job(path: Path, *, private_too: bool = False) -> None:
-    """Raise UserError where what is to be written would lie in the folder of another job, whose results are alone.
+    """Raise UserError where what is to be written would lie among a job's results, which are alone.
 
     private_too: the job's `private/` is no place for it either.
     """
-    real = _real(path)
-    job = job_of(real.parent)
-    if job is not None and (private_too or JobFolder(job).private not in real.parents):
-        raise UserError(f"{path} lies inside the job's folder {job}: give a place outside of it")
+    part = part_of_job(_real(path))
+    if part is not None and (private_too or part.name == RELEASE):
+        raise UserError(f"{path} lies in {part}, where a job keeps nothing but its own: give a place outside of it")
 
 
 def _job_below(source: Path) -> str | None:
@@ -80,10 +79,8 @@ def _job_below(source: Path) -> str | None:
 
 def _private_at(folder: Path) -> str | None:
     """What is wrong with inputs in a real folder that is, or lies in, a job's `private/`."""
-    for place in (folder, *folder.parents):
-        if place.name == PRIVATE and os.path.lexists(place / MANIFEST_NAME):
-            return _holds_private(folder, JobFolder(place.parent))
-    return None
+    part = part_of_job(folder)
+    return _holds_private(folder, JobFolder(part.parent)) if part is not None and part.name == PRIVATE else None
 
 
 def _old_job_at(folder: Path) -> str | None:

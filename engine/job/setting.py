@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.system.printable import shown
 
+_LONGEST = 4096
+"""Bytes of a path; Linux takes no longer one."""
+_MOST_DIGITS = 100
+"""Of a whole number that is given as text; far more than any can have, and few enough to be read at once."""
 _KINDS = {str: "a text", float: "a number", int: "a whole number", bool: "true or false"}
+
+
+def is_usual(text: str | Path) -> bool:
+    """Whether a name or a path is one that a system may take: not endless, without zero bytes, and of letters."""
+    try:
+        encoded = os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return len(encoded) <= _LONGEST and b"\0" not in encoded
 
 
 def setting(
@@ -68,8 +83,9 @@ class Setting:
         if (value is None and self.optional) or (value == "auto" and self.may_be_auto):
             return None
         if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
+            self._check_size(value)
             return float(value)
-        if self.kind is int and isinstance(value, str) and value.strip().isdecimal():
+        if self.kind is int and isinstance(value, str) and len(value) < _MOST_DIGITS and value.strip().isdecimal():
             return int(value)
         if self.kind is str and isinstance(value, Path):
             return str(value)
@@ -85,10 +101,14 @@ class Setting:
         if value is None and self.optional:
             return
         self._check_kind(value, otherwise="None")
+        if self.kind is str:
+            self._check_text(value)
+        if isinstance(value, int):
+            self._check_size(value)
         if self.choices and value not in self.choices:
             near = difflib.get_close_matches(value, self.choices, n=1)
             advice = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(self.choices)}"
-            raise UserError(f"unknown {self.spelled} {value!r}: {advice}")
+            raise UserError(f"unknown {self.spelled} {shown(value)}: {advice}")
         # Written so that nan, which no comparison holds for, is outside.
         if self.above is not None and self.most is not None and not self.above < value <= self.most:
             raise UserError(f"{self.spelled} {value} is outside ({self.above}, {self.most}]: {self.default} is usual")
@@ -103,7 +123,17 @@ class Setting:
         if isinstance(value, taken) and not (isinstance(value, bool) and self.kind is not bool):
             return
         expected = _KINDS[self.kind] + (f" or {otherwise}" if self.may_be_auto else "")
-        raise UserError(f"{self.spelled} is {value!r}, expected {expected}")
+        raise UserError(f"{self.spelled} is {shown(value)}, expected {expected}")
+
+    def _check_text(self, value: str | Path) -> None:
+        if not is_usual(value):
+            raise UserError(
+                f"{self.spelled} {shown(str(value))} is neither a name nor a path: give a shorter, plain one"
+            )
+
+    def _check_size(self, value: int) -> None:
+        if abs(value) >= 2**64:
+            raise UserError(f"{self.spelled} {shown(value)} has more digits than any computes with: give a smaller one")
 
 
 def settings_in(owner: type) -> dict[str, Setting]:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -21,8 +21,9 @@ from faceanon_engine.engine.choices import (
 )
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job.layout import JobFolder
-from faceanon_engine.engine.job.setting import Setting, setting, settings_in
+from faceanon_engine.engine.job.setting import Setting, is_usual, setting, settings_in
 from faceanon_engine.engine.method.preset import DEFAULT_TRUNCATION, Preset, get_preset
+from faceanon_engine.engine.system.printable import shown
 
 MOST_IN_POOL = 100_000_000
 """Faces: more than any pool has, and few enough for a record that asks for more to be no honest one."""
@@ -103,7 +104,9 @@ class JobSettings:
     )
 
     def __post_init__(self) -> None:
-        get_preset(self.preset)
+        for name, path in (("INPUT", self.input), ("OUTPUT", self.output)):
+            if not is_usual(path):
+                raise UserError(f"{name} {shown(str(path))} is no path: give a shorter, plain one")
         for each in SETTINGS.values():
             each.check(getattr(self, each.name))
 
@@ -179,21 +182,41 @@ class JobOptions(StageOptions, PoolOptions, total=False):
 
 def job_settings(input: Path | str, output: Path | str, values: Mapping[str, Any]) -> JobSettings:
     """Settings from loose values, as a caller gives them; raises UserError for unknown names and wrong types."""
-    converted = {}
-    for key, value in values.items():
-        named = setting_named(key)
-        converted[named.name] = named.converted(value)
-    return JobSettings(input=Path(input), output=Path(output), **converted)
+    return JobSettings(input=Path(input), output=Path(output), **loose_settings(values.items()))
 
 
-def setting_named(key: object) -> Setting:
-    """The setting of a name with hyphens or underscores; raises UserError, with the nearest one, for an unknown one."""
-    name = str(key).replace("-", "_")
-    if name in SETTINGS:
-        return SETTINGS[name]
-    near = difflib.get_close_matches(name, SETTINGS, n=1)
+def loose_settings(pairs: Iterable[tuple[object, object]]) -> dict[str, Any]:
+    """Loose values in their settings' kinds, by name with underscores; their ranges are not looked at.
+
+    Names have hyphens or underscores. Raises UserError for unknown ones, with the nearest one, for a name that is given
+    twice, and for a value of another kind.
+    """
+    converted: dict[str, Any] = {}
+    unknown: list[object] = []
+    for key, value in pairs:
+        named = SETTINGS.get(key.replace("-", "_")) if isinstance(key, str) else None
+        if named is None:
+            unknown.append(key)
+        elif named.name in converted:
+            raise UserError(f"setting {key!r} is given twice")
+        else:
+            converted[named.name] = named.converted(value)
+    if unknown:
+        raise UserError(_unknown(unknown))
+    return converted
+
+
+def _unknown(keys: Sequence[object]) -> str:
+    first = ", ".join(shown(key, 40) for key in keys[:_NAMED])
+    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    key = keys[0]
+    near = difflib.get_close_matches(key.replace("-", "_"), SETTINGS, n=1) if isinstance(key, str) else []
     if near:
-        advice = f"did you mean {SETTINGS[near[0]].spelled!r}?"
+        advice = f"did you mean {SETTINGS[near[0]].spelled!r}" + (f" by {shown(key, 40)}?" if len(keys) > 1 else "?")
     else:
         advice = f"known are {', '.join(known.spelled for known in SETTINGS.values())}"
-    raise UserError(f"unknown setting {key!r}: {advice}")
+    return f"unknown setting{'s' if len(keys) > 1 else ''} {first}{more}: {advice}"
+
+
+_NAMED = 3
+"""Unknown names that a message gives; the others are counted."""

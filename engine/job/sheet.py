@@ -77,9 +77,10 @@ def _sheet_rows(
                 read = {row.input: reader.read(by_key[row.input])}
             original = read[row.input].faces[row.face].pixels
             result = read_image(output / released(str(row.output))).pixels
+            inversion, neighbour = worker.intermediates(original[None], [int(row.neighbour_id or 0)])
         except (InputError, IndexError):
-            continue  # taken away since it was anonymized: the sheet shows the others
-        inversion, neighbour = worker.intermediates(original[None], [int(row.neighbour_id or 0)])
+            # Taken away since it was anonymized, or paired with a face that the pool lacks: the sheet shows the others.
+            continue
         rows.append(
             SheetRow(
                 original=original,

@@ -172,6 +172,9 @@ def _features_in(file: Path, opened: OpenedStages) -> Table:
     table = Table.read(file)
     if "attribute_embedding" not in table.arrays:
         raise UserError(f"{file} holds no attribute_embedding: give a file that 'extract' wrote, or images")
+    embedding = table.arrays["attribute_embedding"]
+    if embedding.ndim != 2 or embedding.dtype.kind != "f" or not np.isfinite(embedding).all():
+        raise UserError(f"{file} holds an attribute_embedding that is none: expected finite numbers [N, E]")
     if table.bundle not in (None, opened.bundle.digest):
         raise UserError(
             f"{file} was made with bundle {str(table.bundle)[:12]}, this is {opened.bundle.digest[:12]}: "

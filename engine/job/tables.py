@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from faceanon_engine.engine.system.files import write_result
 
 Arrays = dict[str, npt.NDArray[Any]]
 TABLE_SUFFIXES = (".npz", ".safetensors")
+_LONGEST_REASON = 300
+_MOST_INFLATED, _ALWAYS_INFLATED = 100, 64 * 1024 * 1024
+"""Times its size, and bytes more, that an archive may hold; names of inputs shrink well, numbers hardly."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,10 @@ class Table:
         path = Path(file)
         try:
             if path.suffix.lower() == ".npz":
+                _refuse_inflated(path)
                 with np.load(path, allow_pickle=False) as stored:
                     arrays = {name: stored[name] for name in stored.files}
-                inputs = [str(name) for name in arrays.pop("input")]
-                faces = [int(face) for face in arrays.pop("face")]
+                inputs, faces = arrays.pop("input").tolist(), arrays.pop("face").tolist()
                 bundle = str(arrays.pop("bundle", ""))
             else:
                 from safetensors import safe_open
@@ -81,11 +85,35 @@ class Table:
                     metadata = stored.metadata() or {}
                 inputs, faces = json.loads(metadata["input"]), json.loads(metadata["face"])
                 bundle = metadata.get("bundle", "")
+            _check_rows(inputs, faces, arrays)
         except FileNotFoundError:
             raise UserError(f"{path} does not exist") from None
         except Exception as error:
-            raise UserError(f"{path} cannot be read as a file of 'extract': {' '.join(str(error).split())}") from None
+            reason = " ".join(str(error).split())[:_LONGEST_REASON]
+            raise UserError(f"{path} cannot be read as a file of 'extract': {reason}") from None
         return cls(inputs, faces, arrays, bundle or None)
+
+
+def _refuse_inflated(path: Path) -> None:
+    """Raise ValueError where an archive holds far more than its size: reading it would fill the memory."""
+    with zipfile.ZipFile(path) as archive:
+        inflated = sum(member.file_size for member in archive.infolist())
+    if inflated > _MOST_INFLATED * path.stat().st_size + _ALWAYS_INFLATED:
+        raise ValueError(f"it would hold {inflated} bytes")
+
+
+def _check_rows(inputs: object, faces: object, arrays: Arrays) -> None:
+    """Raise ValueError where the arrays are no numbers with a row for each input and face."""
+    if not (isinstance(inputs, list) and all(isinstance(name, str) for name in inputs)):
+        raise ValueError("its inputs are no list of names")
+    if not (isinstance(faces, list) and all(type(face) is int and face >= 0 for face in faces)):
+        raise ValueError("its faces are no list of whole numbers")
+    if len(inputs) != len(faces):
+        raise ValueError(f"it has {len(inputs)} inputs and {len(faces)} faces")
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiu" or array.shape[:1] != (len(inputs),):
+            shape = f"{name[:100]} has shape {array.shape}, type {array.dtype}"
+            raise ValueError(f"{shape}: expected {len(inputs)} rows of numbers")
 
 
 def is_table(path: Path) -> bool:

@@ -12,7 +12,7 @@ import os
 import sys
 
 # Parameters of mallopt, from glibc's malloc.h.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _KEPT = 2**31 - 1  # bytes: the largest value mallopt takes
 
 
@@ -30,4 +30,5 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, _KEPT))
+    # One heap for all threads: what each of sixteen readers kept of a large picture would be of no use to the others.
+    return bool(mallopt(_ARENA_MAX, 1)) and bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, _KEPT))

@@ -102,6 +102,8 @@ def ends(**_):
             finally:
                 print("cleaning", flush=True)
                 time.sleep(60)
+        case "text":
+            exec("print('begun', flush=True)\\nwhile True: time.sleep(0.01)")
         case "late":
             try:
                 print("begun", flush=True)
@@ -127,9 +129,11 @@ main()
 """
 
 
-def begin(ending: str) -> subprocess.Popen[str]:
+def begin(ending: str, folder: Path) -> subprocess.Popen[str]:
+    (folder / "endings.py").write_text(ENDINGS)
     return subprocess.Popen(
-        [sys.executable, "-c", ENDINGS, ending],
+        [sys.executable, "-m", "endings", ending],
+        cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -144,8 +148,8 @@ def test_a_file_that_ends_too_early_is_not_taken_for_ctrl_c() -> None:
     assert "unexpected EOFError: No data left in file" in done.stderr.splitlines()[-1]
 
 
-def test_signals_after_the_first_let_it_put_itself_in_order() -> None:
-    with begin("late") as process:
+def test_signals_after_the_first_let_it_put_itself_in_order(tmp_path: Path) -> None:
+    with begin("late", tmp_path) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         for _ in range(4):
@@ -156,8 +160,19 @@ def test_signals_after_the_first_let_it_put_itself_in_order() -> None:
     assert said == "interrupted: nothing is half-written; run the same command again to go on\n"
 
 
-def test_a_program_that_hangs_when_interrupted_is_ended_by_a_later_signal() -> None:
-    with begin("hang") as process:
+def test_code_that_is_executed_as_text_ends_with_the_same_code(tmp_path: Path) -> None:
+    """Where the interruption passes through such text, Python would end by SIGINT whatever becomes of it."""
+    with begin("text", tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.startswith("interrupted: ")
+
+
+def test_a_program_that_hangs_when_interrupted_is_ended_by_a_later_signal(tmp_path: Path) -> None:
+    with begin("hang", tmp_path) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
@@ -166,3 +181,22 @@ def test_a_program_that_hangs_when_interrupted_is_ended_by_a_later_signal() -> N
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
     assert (process.returncode, said) == (130, "")
+
+
+@pytest.mark.parametrize("arguments", [("--config", "laughs.yaml"), ("--device", "x" * 100_000), ("--no" * 25_000,)])
+def test_whatever_is_given_the_refusal_is_one_short_line(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    nested = [f"&a{n} [{','.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    (tmp_path / "laughs.yaml").write_text("margin:\n - &a0 [x]\n - " + "\n - ".join(nested))
+    run = subprocess.run(
+        [sys.executable, "-m", "faceanon_engine.cli.main", "anonymize", "in", "out", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith("error: ")
+    assert run.stderr.count("\n") == 1
+    assert len(run.stderr) < 1100
+    assert not (tmp_path / "out").exists()

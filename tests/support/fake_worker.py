@@ -72,12 +72,16 @@ class FakeWorker:
             seconds=np.full(len(images), 0.5),
         )
 
-    def stream(self, images: Iterable[np.ndarray], together: int, on_step: Callable[[int, int], None]) -> Iterator[Any]:
-        source, number = iter(images), 0
-        while chunk := list(itertools.islice(source, together)):
-            tell = functools.partial(on_step, len(chunk))
-            yield list(range(number, number + len(chunk))), self.anonymize(np.stack(chunk), tell)
-            number += len(chunk)
+    def stream(
+        self, groups: Iterable[Iterable[np.ndarray]], together: int, on_step: Callable[[int, int], None]
+    ) -> Iterator[Any]:
+        number = 0
+        for images in groups:
+            source = iter(images)
+            while chunk := list(itertools.islice(source, together)):
+                tell = functools.partial(on_step, len(chunk))
+                yield list(range(number, number + len(chunk))), self.anonymize(np.stack(chunk), tell)
+                number += len(chunk)
 
     def intermediates(self, images: np.ndarray, neighbour_ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
         return images // 2, np.stack([np.full(images.shape[1:], value % 256, np.uint8) for value in neighbour_ids])
@@ -92,8 +96,15 @@ class ContinuousWorker(FakeWorker):
     under_way: list[int] = []  # noqa: RUF012
     fail_at: int | None = None
 
-    def stream(self, images: Iterable[np.ndarray], together: int, on_step: Callable[[int, int], None]) -> Iterator[Any]:
-        source, slots = iter(enumerate(images)), {}
+    def stream(
+        self, groups: Iterable[Iterable[np.ndarray]], together: int, on_step: Callable[[int, int], None]
+    ) -> Iterator[Any]:
+        numbers = itertools.count()
+        for images in groups:
+            yield from self.stream_group(((next(numbers), each) for each in images), together, on_step)
+
+    def stream_group(self, source: Iterator[Any], together: int, on_step: Callable[[int, int], None]) -> Iterator[Any]:
+        slots: dict[int, Any] = {}
         while True:
             while len(slots) < together:
                 number, pixels = next(source, (None, None))

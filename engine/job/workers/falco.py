@@ -129,8 +129,14 @@ class FalcoWorker:
     def choose_batch_size(self) -> int:
         return self._falco.choose_batch_size()
 
-    def stream(self, images: Iterable[Pixels], together: int, on_step: Callable[[int, int], None]) -> Results:
-        return self._falco.run(images, self._falco.lanes(together), on_step)
+    def stream(self, groups: Iterable[Iterable[Pixels]], together: int, on_step: Callable[[int, int], None]) -> Results:
+        first, lanes = 0, self._falco.lanes(together)
+        for group in groups:
+            last = -1
+            for numbers, result in self._falco.run(group, lanes, on_step):
+                last = max(last, *numbers)
+                yield [first + number for number in numbers], result
+            first += last + 1
 
     def anonymize(self, images: Pixels, on_step: Callable[[int], None]) -> AnonymizedBatch:
         return self._falco.anonymize(images, on_step=on_step)

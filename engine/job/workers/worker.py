@@ -37,11 +37,12 @@ class Worker(Protocol):
     def choose_batch_size(self) -> int:
         """How many images fit at once."""
 
-    def stream(self, images: Iterable[Pixels], together: int, on_step: Callable[[int, int], None]) -> Results:
+    def stream(self, groups: Iterable[Iterable[Pixels]], together: int, on_step: Callable[[int, int], None]) -> Results:
         """Anonymize originals uint8 [S, S, 3], at most so many at once, asking for the next as one is done.
 
-        Yields the numbers of originals that finished together, counted from 0 as they came, with their results.
-        `on_step(images together, steps of the furthest)`.
+        Only originals of one group share steps: the next group is asked for when all of one are done. Yields the
+        numbers of originals that finished together, counted from 0 as they came, with their results. `on_step(images
+        together, steps of the furthest)`.
         """
 
     def anonymize(self, images: Pixels, on_step: Callable[[int], None]) -> AnonymizedBatch:

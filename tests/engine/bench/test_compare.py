@@ -131,6 +131,9 @@ def broken(**changes: Any) -> str:
         (broken(sessions=[{"graph": "identity"}]), "no result of bench"),
         (broken(machine={}), "no result of bench"),
         (broken(schema_version=2), "schema version 2"),
+        ("[" * 100_000, "no result of bench"),
+        (f'{{"schema": {"9" * 5000}}}', "no result of bench"),
+        (broken(schema_version="x" * 100_000), "schema version 'xxx"),
     ],
 )
 def test_what_is_no_result_is_refused_with_its_name(tmp_path: Path, text: str, words: str) -> None:
@@ -139,6 +142,7 @@ def test_what_is_no_result_is_refused_with_its_name(tmp_path: Path, text: str, w
     with pytest.raises(UserError, match=words) as caught:
         read_result(path)
     assert "old.json" in str(caught.value)
+    assert len(str(caught.value).replace(str(path), "")) < 500
 
 
 def test_a_missing_result_is_refused(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from faceanon_engine.engine.datasets.folder import find_inputs, left_out
 from faceanon_engine.engine.errors import InputError, UserError
@@ -64,13 +67,98 @@ def test_what_is_left_out_is_said_in_a_line_a_reason(tmp_path: Path) -> None:
     assert left_out(tmp_path / "a.png") == ()
 
 
-def test_a_line_that_names_only_folders_above_has_a_name_of_its_own(tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text("..\n/\n.\n")
-    assert [sample.key for sample in find_inputs(tmp_path / "list.txt")] == ["folder", "folder~2", "folder~3"]
+def test_a_list_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "device.txt").symlink_to("/dev/zero")
+    for name in ("zeros.txt", "late.txt"):
+        with open(tmp_path / name, "wb") as file:
+            file.write(b"a.png\n" * (name == "late.txt"))
+            file.truncate(2**40)
+    (tmp_path / "line.txt").write_text("x" * 10**6)
+    (tmp_path / "here.txt").write_text("a.png\n.\n")
+    (tmp_path / "root.txt").write_text("//\n")
+    for name, expected in {
+        "pipe": "it is a pipe or a device",
+        "device": "it is a pipe or a device",
+        "zeros": "holds zero bytes",
+        "late": "holds zero bytes",
+        "line": "longer than any path",
+        "here": "line 2, '.', is a folder",
+        "root": "line 1, '//', is a folder",
+    }.items():
+        with pytest.raises(UserError, match=expected):
+            list(find_inputs(tmp_path / f"{name}.txt"))
 
 
-def test_a_line_that_is_no_path_on_any_system_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text("a" * 20_000)
-    with pytest.raises(UserError, match="no list of paths") as raised:
-        list(find_inputs(tmp_path / "list.txt"))
-    assert len(str(raised.value)) < 200 + len(str(tmp_path))
+def test_many_files_of_one_name_take_no_time(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("".join(f"{'../' * number}a.png\n" for number in range(1, 1200)))
+    keys = [sample.key for sample in find_inputs(tmp_path / "list.txt")]
+    assert keys[:2] + keys[-1:] == ["a.png", "a~2.png", "a~1199.png"]
+
+
+def test_a_folder_is_searched_to_any_depth(tmp_path: Path) -> None:
+    here = os.open(tmp_path, os.O_RDONLY)
+    depth = 1100  # deeper than Python calls itself, and no longer than a path may be
+    for _ in range(depth):
+        os.mkdir("a", dir_fd=here)
+        below = os.open("a", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("a.png", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.close(here)
+    (sample,) = find_inputs(tmp_path)
+    assert sample.key == "a/" * depth + "a.png"
+    assert left_out(tmp_path) == ()
+    # pytest cannot delete what is so deep.
+    for level in range(depth, 0, -1):
+        folder = tmp_path / ("a/" * level)
+        if level == depth:
+            (folder / "a.png").unlink()
+        folder.rmdir()
+
+
+def test_names_of_every_kind_are_found_and_told_apart(tmp_path: Path) -> None:
+    names = [
+        b"\xff.png",
+        b"\\xff.png",
+        b"two\nlines.png",
+        b"\x1b[31m.png",
+        b" .png",
+        "\u202egnp.png".encode(),
+        b"~2.png",
+    ]
+    for name in names:
+        with open(os.path.join(os.fsencode(tmp_path), name), "wb"):
+            pass
+    (tmp_path / "round.png").symlink_to("round.png")
+    (tmp_path / "nowhere.png").symlink_to("nothing")
+    (tmp_path / "up").symlink_to("..")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    samples = list(find_inputs(tmp_path))
+    assert len({sample.key for sample in samples}) == len(samples) == len(names) + 3
+    for sample in samples:
+        sample.key.encode()
+        with pytest.raises(InputError):
+            read_image(sample.path)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.binary()
+    | st.lists(st.text() | st.sampled_from([".", "..", "/", "//", "a/..", "~", "a.png", "../a.png", "a~2.png", "#"]))
+    .map("\n".join)
+    .map(lambda text: text.encode("utf-8", "replace"))
+)
+def test_any_bytes_are_a_list_or_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "list.txt").write_bytes(content)
+    try:
+        samples = list(find_inputs(tmp_path / "list.txt"))
+    except UserError:
+        return
+    assert len({sample.key for sample in samples}) == len(samples)
+    for sample in samples:
+        assert not sample.relative.is_absolute()
+        assert ".." not in sample.relative.parts
+        with pytest.raises(InputError):
+            read_image(sample.path)

@@ -17,7 +17,6 @@ from faceanon_engine.engine.datasets import reader as reading
 from faceanon_engine.engine.datasets.reader import Reader, prefetch
 from faceanon_engine.engine.datasets.sample import Sample, sample_at
 from faceanon_engine.engine.errors import InputError
-from faceanon_engine.engine.images import decode as images
 
 
 def together(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> int:
@@ -43,17 +42,20 @@ def together(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def test_large_pictures_are_read_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "LARGE_PIXELS", 40 * 40)
+    monkeypatch.setattr(reading, "MEMORY", 64 * 64 * 30)
     samples = []
     for number in range(3):
         path = tmp_path / f"{number}.png"
         Image.new("RGB", (64, 64)).save(path)
         samples.append(sample_at(path))
     assert together(samples, monkeypatch) == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(reading, "MEMORY", 64 * 64 * 40)
+    assert together(samples, monkeypatch) == 2
 
 
 def test_a_large_picture_that_is_damaged_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "LARGE_PIXELS", 0)
+    monkeypatch.setattr(reading, "MEMORY", 1)
     path = tmp_path / "cut.png"
     Image.effect_noise((64, 64), 50).save(path)
     path.write_bytes(path.read_bytes()[:300])

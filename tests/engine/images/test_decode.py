@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +149,42 @@ def test_damaged_exif_data_spoil_no_picture(data: st.DataObject) -> None:
         assert sorted(read_image(Path(file.name)).pixels.shape) == [3, 16, 24]
 
 
+def test_what_is_no_file_is_called_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read_image(tmp_path)
+    assert (caught.value.reason, caught.value.message) == ("unreadable", "it is a folder")
+    with pytest.raises(InputError) as caught:
+        read_image(Path("/dev/zero"))
+    assert (caught.value.reason, caught.value.message) == ("unreadable", "it is a pipe or a device, not a file")
+
+
 def test_exif_data_that_are_none_spoil_no_picture(tmp_path: Path) -> None:
     Image.fromarray(PICTURE).save(tmp_path / "a.png", exif=b"Exif\0\0these are none")
     np.testing.assert_array_equal(read_image(tmp_path / "a.png").pixels, PICTURE)
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from faceanon_engine.engine.images.decode import read_image
+def status(name):
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+read_image(Path(sys.argv[2]))
+before = status("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+read_image(Path(sys.argv[1]))
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is measured on Linux")
+@pytest.mark.parametrize("mode", ["RGBA", "I;16"])
+def test_a_large_picture_takes_little_more_than_its_decoder_and_its_pixels(mode: str, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (30, 40, 4), np.uint8).repeat(100, 0).repeat(100, 1)
+    image = Image.fromarray(pixels) if mode == "RGBA" else Image.fromarray(pixels[..., 0].astype(np.uint16))
+    image.save(tmp_path / "large.png", compress_level=1)
+    image.crop((0, 0, 20, 20)).save(tmp_path / "small.png")
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "large.png"), str(tmp_path / "small.png")]
+    taken = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert taken / (pixels.size // 4) < 11, "4 bytes a pixel in the library, 3 in the array, and a band of 1 megapixel"

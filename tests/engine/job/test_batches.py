@@ -16,7 +16,8 @@ from tests.support.jobs import Told, items, run
 
 @pytest.fixture
 def three_steps(settings: JobSettings) -> JobSettings:
-    return replace(settings, steps=3, batch_size=4)
+    """Of a preset in which images stop early, and others take their slots."""
+    return replace(settings, preset="fast", steps=3, batch_size=4)
 
 
 def test_slots_stay_full_and_every_image_has_its_own_steps(three_steps: JobSettings) -> None:

@@ -391,7 +391,7 @@ with locked(Path(sys.argv[1])):
 def test_both_refuse_what_may_not_be_written(settings: JobSettings, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     make_inputs(settings.input, 1)
     run(settings)
-    (settings.output / ".faceanon.lock").touch()  # as a killed run leaves it
+    (settings.folder.lock).touch()  # as a killed run leaves it
     closed, may = settings.output / name, os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed and may(path, mode))
     before, after = refusals(settings)

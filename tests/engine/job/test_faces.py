@@ -14,8 +14,9 @@ from PIL import Image
 from faceanon_engine.engine.datasets.reader import Reader, prefetch
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError
-from faceanon_engine.engine.job.faces import Listed, faces_to_do
+from faceanon_engine.engine.job.faces import faces_to_do
 from faceanon_engine.engine.job.folder import make_folder
+from faceanon_engine.engine.job.groups import Listed
 from faceanon_engine.engine.job.listing import bring_up_to_date
 from faceanon_engine.engine.job.manifest import ItemRow, Manifest
 from faceanon_engine.engine.job.recording import Recorder
@@ -128,14 +129,15 @@ def test_faces_come_with_their_sample_their_pixels_and_their_row(settings: JobSe
         recorder = Recorder(settings, "b" * 64, manifest, observer, executor)
 
         def read(listed: Listed) -> Sample:
-            if listed[0].key == "photo-01.png":
+            if listed.sample.key == "photo-01.png":
                 raise InputError("damaged", "it cannot be decoded")
-            return with_faces(listed[0], *pictures)
+            return with_faces(listed.sample, *pictures)
 
-        inputs = [(samples[0], [done]), (samples[1], listing.rows["photo-01.png"])]
-        faces = list(faces_to_do(settings, listing.names, prefetch(executor, read, inputs, 2), recorder))
-    assert [face.row.output for face in faces] == ["photo-00-face1.png", "photo-00-face2.png"]
-    for number, face in enumerate(faces, 1):
+        inputs = [Listed(samples[0], [done], 0), Listed(samples[1], listing.rows["photo-01.png"], 0)]
+        (faces,) = faces_to_do(settings, listing.names, prefetch(executor, read, inputs, 2), recorder, None)
+    assert [face.row.output for face in faces] == ["photo-00.png", "photo-00-face1.png", "photo-00-face2.png"]
+    assert [face.is_done for face in faces] == [True, False, False], "the first is here for the others' sake"
+    for number, face in enumerate(faces):
         assert (face.sample.key, len(face.sample.faces)) == ("photo-00.png", 3)
         assert face.face is face.sample.faces[number]
         np.testing.assert_array_equal(face.face.pixels, pictures[number])

@@ -14,7 +14,7 @@ from PIL import Image
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.decode import SUFFIXES
 from faceanon_engine.engine.job.dry_run import plan_job
-from faceanon_engine.engine.job.layout import JobFolder, codes_name, job_of, stays_inside
+from faceanon_engine.engine.job.layout import JobFolder, codes_name, part_of_job, stays_inside
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.system import files
 from tests.support.fake_worker import FakeWorker, make_inputs
@@ -39,7 +39,6 @@ def test_release_holds_the_results_and_nothing_else(settings: JobSettings) -> No
     assert {path.relative_to(settings.folder.private).as_posix() for path in settings.folder.private.rglob("*.*")} == {
         "manifest.sqlite",
         "contact-sheet.png",
-        "job.lock",
         *(codes_name(name) for name in visible(settings.output)),
     }
     assert result.manifest == settings.folder.manifest
@@ -57,14 +56,14 @@ def test_private_is_for_nobody_else_whatever_the_umask(
     (settings.output / "release").mkdir()
     journal: set[int] = set()
 
-    class Looking(FakeWorker):
-        def load(self, progress: object) -> None:
-            journal.update(path.stat().st_mode & 0o777 for path in settings.folder.private.glob("*"))
+    class Looking(Told):
+        def input_finished(self, path: str, failed: bool) -> None:
+            journal.update(path.stat().st_mode & 0o777 for path in settings.folder.private.glob("*.*"))
 
     monkeypatch.setattr(files, "_UMASK", 0o022)
     before = os.umask(umask)
     try:
-        run(settings, None, Looking)
+        run(settings, Looking())
     finally:
         os.umask(before)
     private = settings.folder.private
@@ -234,11 +233,13 @@ def test_folders_and_files_of_these_names_that_are_no_jobs_are_inputs(settings: 
     assert run(settings).done == 3
 
 
-@pytest.mark.parametrize("place", ["release", "private", "release/deeper", "another"])
-def test_no_job_is_begun_within_another(settings: JobSettings, job: JobFolder, tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("place", ["release", "private", "release/deeper", "private/another"])
+def test_no_job_is_begun_within_a_part_of_another(
+    settings: JobSettings, job: JobFolder, tmp_path: Path, place: str
+) -> None:
     make_inputs(tmp_path / "others", 1)
     before = sorted(job.root.rglob("*"))
-    with pytest.raises(UserError, match="lies inside the job's folder"):
+    with pytest.raises(UserError, match="nothing but its own"):
         run(replace(settings, input=tmp_path / "others", output=job.root / place))
     assert sorted(job.root.rglob("*")) == before
 
@@ -262,10 +263,13 @@ def test_on_windows_other_ways_out_are_told(name: str, monkeypatch: pytest.Monke
     assert not stays_inside(name)
 
 
-def test_a_job_is_found_from_whatever_lies_in_it(settings: JobSettings, job: JobFolder) -> None:
+def test_the_part_of_a_job_is_found_from_whatever_lies_in_it(settings: JobSettings, job: JobFolder) -> None:
     root = Path(os.path.realpath(job.root))
-    assert {job_of(root / name) for name in ("release/photo-00.png", "private", "x/y", "")} == {root}
-    assert job_of(root.parent) is None
+    assert {part_of_job(root / name) for name in ("release/photo-00.png", "release/x/y", "release")} == {
+        root / "release"
+    }
+    assert {part_of_job(root / name) for name in ("private", "private/codes")} == {root / "private"}
+    assert {part_of_job(root / name) for name in ("", "x/release", "..")} == {None}
 
 
 def test_a_picture_can_be_read_from_where_the_record_says(settings: JobSettings, job: JobFolder) -> None:

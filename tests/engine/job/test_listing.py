@@ -12,7 +12,6 @@ from faceanon_engine.engine.errors import InputError
 from faceanon_engine.engine.job.folder import make_folder
 from faceanon_engine.engine.job.listing import (
     bring_up_to_date,
-    claimed_inputs,
     fail_faces,
     look_through,
     plan_faces,
@@ -168,21 +167,6 @@ def test_what_is_listed_once_is_not_new_again(settings: JobSettings) -> None:
         assert bring_up_to_date(settings, samples, manifest, *known(manifest)).rows == {
             key: list(rows) for key, rows in listing.rows.items()
         }
-
-
-def test_inputs_are_claimed_with_their_rows_and_what_vanished_is_left(settings: JobSettings) -> None:
-    make_inputs(settings.input, 9)
-    samples = find_samples(settings)
-    make_folder(settings.folder)
-    with Manifest.open(settings.folder.manifest) as manifest:
-        bring_up_to_date(settings, samples, manifest, *known(manifest))
-        manifest.fill_queue(sample.key for sample in samples)
-        claims = claimed_inputs(manifest, 0, samples[1:])
-        sample, rows = next(claims)
-        assert (sample, [row.output for row in rows]) == (samples[1], ["photo-01.png"])
-        assert manifest.queued() == 8, "the first is not there any more"
-        assert list(manifest.claim(1, 9)) == [f"photo-0{number}.png" for number in range(4, 9)]
-        assert [each.key for each, _ in claims] == ["photo-02.png", "photo-03.png"]
 
 
 def test_more_faces_are_planned_and_fewer_forgotten(settings: JobSettings) -> None:

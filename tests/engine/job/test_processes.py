@@ -82,14 +82,21 @@ def test_a_device_on_which_the_job_cannot_run_is_refused_before_anything_starts(
 
 def test_inputs_are_claimed_once_and_go_back_when_their_process_ends(tmp_path: Path) -> None:
     with Manifest.open(tmp_path / "a.sqlite") as one, Manifest.open(tmp_path / "a.sqlite") as other:
-        one.fill_queue(f"{number}.png" for number in range(7))
-        assert list(one.claim(0, 3)) == ["0.png", "1.png", "2.png"]
-        assert list(other.claim(1, 3)) == ["3.png", "4.png", "5.png"]
+        names = [f"{number}.png" for number in range(7)]
+
+        def three(name: str) -> list[str]:
+            first = names.index(name) // 3 * 3
+            return names[first : first + 3]
+
+        one.fill_queue(names)
+        assert one.claim(0, three) == (names[:3], {name: [] for name in names[:3]})
+        assert other.claim(1, three)[0] == names[3:6]
         one.leave_queue("1.png")
         assert one.queued() == 6
         other.release(0)
-        assert list(other.claim(1, 9)) == ["0.png", "2.png", "6.png"]
-        assert other.claim(1, 9) == {}
+        assert other.claim(1, three) == (["0.png", "2.png"], {name: [] for name in names[:3]})
+        assert other.claim(1, three)[0] == ["6.png"]
+        assert other.claim(1, three) == ([], {})
 
 
 def test_two_processes_share_a_job(settings: JobSettings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +192,7 @@ def test_a_name_costs_no_reading_of_the_whole_manifest(settings: JobSettings, mo
         reads: list[str | None] = []
         everything = manifest.items
         monkeypatch.setattr(manifest, "items", lambda state=None: reads.append(state) or everything(state))
-        run_part(settings, 0, manifest, Told(), make_worker=FakeWorker)
+        run_part(settings, 0, manifest, Told(), together=4, make_worker=FakeWorker)
         assert len(reads) == 1
         assert manifest.counts() == {"done": 18, "failed": 0, "pending": 0}
         assert manifest.has_output("PHOTO-01-face2.png")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.job.folder import make_folder
+from faceanon_engine.engine.job.layout import JobFolder
 from faceanon_engine.engine.job.tables import TABLE_SUFFIXES, Table, check_table_name, is_table
 
 
@@ -85,3 +89,55 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path, suffix: str) -> No
     with pytest.raises(UserError) as refused:
         Table.read(tmp_path / f"t{suffix}")
     assert str(refused.value) == f"{tmp_path / f't{suffix}'} does not exist"
+
+
+@pytest.mark.parametrize("suffix", TABLE_SUFFIXES)
+def test_nobody_else_may_read_what_holds_biometric_data(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"t{suffix}").touch(mode=0o644)
+    table().write(tmp_path / f"t{suffix}")
+    assert (tmp_path / f"t{suffix}").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_table_lies_in_a_job_only_where_nobody_takes_it_for_a_result(tmp_path: Path) -> None:
+    job = JobFolder(tmp_path / "job")
+    make_folder(job)
+    job.manifest.touch()
+    with pytest.raises(UserError, match="nothing but its own"):
+        table().write(job.release / "t.npz")
+    table().write(job.private / "t.npz")
+
+
+ROWS: dict[str, dict[str, Any]] = {
+    "fewer faces": {"face": [0]},
+    "faces that are none": {"face": [0.5, 1.5, 2.5]},
+    "negative faces": {"face": [-1, 0, 0]},
+    "inputs that are no list": {"input": "abc"},
+    "inputs that are no names": {"input": [1, 2, 3]},
+    "fewer rows": {"attribute_embedding": np.ones((2, 4), np.float32)},
+    "no rows at all": {"attribute_embedding": np.float32(1)},
+    "no numbers": {"attribute_embedding": np.ones((3, 4), bool)},
+}
+
+
+@pytest.mark.parametrize("suffix", TABLE_SUFFIXES)
+@pytest.mark.parametrize("wrong", ROWS.values(), ids=ROWS)
+def test_rows_that_do_not_fit_together_are_one_line(tmp_path: Path, suffix: str, wrong: dict[str, Any]) -> None:
+    from safetensors.numpy import save_file
+
+    content: dict[str, Any] = {"input": ["a", "b", "c"], "face": [0, 0, 0], "attribute_embedding": np.ones((3, 4))}
+    content |= wrong
+    file = tmp_path / f"t{suffix}"
+    if suffix == ".npz":
+        np.savez(file, **{name: np.array(value) for name, value in content.items()})
+    else:
+        rows = {name: json.dumps(content.pop(name)) for name in ("input", "face")}
+        save_file({name: np.array(value) for name, value in content.items()}, file, metadata=rows)
+    with pytest.raises(UserError, match="cannot be read as a file of 'extract'"):
+        Table.read(file)
+
+
+def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    zeros = np.zeros((1, 128 * 1024 * 1024), np.uint8)
+    np.savez_compressed(tmp_path / "t.npz", input=np.array(["a"]), face=np.array([0]), attribute_embedding=zeros)
+    with pytest.raises(UserError, match="bytes"):
+        Table.read(tmp_path / "t.npz")

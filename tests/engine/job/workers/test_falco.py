@@ -84,7 +84,7 @@ def test_a_job_runs_the_method_and_records_what_it_did(tmp_path: Path, bundle: s
         codes = [np.load(tmp_path / job / "private" / row.codes) for job in ("together", "alone")]
         assert codes[0].shape == (8, 16)
         np.testing.assert_allclose(codes[0], codes[1], atol=2e-3)
-        assert Image.open(tmp_path / "together" / row.output).size == (32, 32)
+        assert Image.open(tmp_path / "together" / "release" / row.output).size == (32, 32)
 
 
 def test_an_automatic_pool_size_is_kept_when_a_larger_pool_appears(tmp_path: Path, bundle: str) -> None:
