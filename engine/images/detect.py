@@ -25,10 +25,13 @@ Floats = npt.NDArray[np.floating[Any]]
 
 _THRESHOLD = 0.5
 """Lowest score of a face that was looked at upright."""
-_CANDIDATE = 0.2
-"""Lowest score of what is looked at again: faces turned by 160 degrees have been seen at 0.46."""
-_STANDING = 0.6
-"""From this score on, a candidate whose landmarks stand as an upright face's do is tried that way up alone."""
+_CANDIDATE = 0.15
+"""Lowest score of what is looked at again: faces turned by 160 degrees have been seen at 0.46, small ones below 0.2."""
+_UNCERTAIN = 0.25
+"""Candidates below this score are not tried in the four directions between the quarters, too."""
+_UPSIDE_DOWN = 0.62
+"""Scale, as a share, at which a picture is looked at once more on its head: of faces that stand on it the network sees
+at its own scale three in four."""
 _SMALL = 960
 _WHOLE = 640
 """Longer side, margin included, at which a picture is looked at whole: pictures that fit into the first are looked at
@@ -48,8 +51,12 @@ _OVERLAP = 96
 _FACE = 20
 """Pixels that the smallest face that is looked for has at the level where it is found."""
 _LOOK = 224
+_GLANCE = 128
 _LOOK_SHARE = 1.6
-"""Side of the cut-out that is looked at again, in pixels, and as a multiple of the frame's."""
+"""Side of the cut-out that is looked at again, in pixels, and as a multiple of the frame's; the smaller one is enough
+to tell which way a face stands."""
+_GLANCED = 0.2
+"""Lowest score of a face in that smaller one."""
 _STABLE = 0.015
 """Share of its side by which a frame may still move when it counts as found."""
 _MOST_LOOKS = 3
@@ -88,12 +95,12 @@ class FaceDetector:
 
     def detect(self, pixels: Pixels) -> list[Detection]:
         """Faces of a picture uint8 [H, W, 3] RGB, the largest first."""
-        found = [face for face in map(lambda each: self._look_again(pixels, each), self._candidates(pixels)) if face]
         # What the margin still hides is found without it.
-        if not found:
-            again = self._whole(pixels, 0.0)
-            found = [face for face in (self._look_again(pixels, each) for each in again) if face]
+        found = self._confirmed(pixels, self._candidates(pixels)) or self._confirmed(pixels, self._whole(pixels, 0.0))
         return sorted(_merged(found), key=lambda face: -face.frame.side)
+
+    def _confirmed(self, pixels: Pixels, candidates: list[Detection]) -> list[Detection]:
+        return [face for face in (self._look_again(pixels, each) for each in candidates) if face is not None]
 
     def _candidates(self, pixels: Pixels) -> list[Detection]:
         """Whatever lights up at some level, in the picture's pixels; of overlapping ones the best."""
@@ -104,6 +111,8 @@ class FaceDetector:
         while scale > smallest * 1.2:
             seen += self._tiled(pixels, scale)
             scale /= _STEP
+        if scale < min(1.0, _FACE / self._min_face):
+            seen += [_on_its_head(each, height, width) for each in self._tiled(pixels[::-1, ::-1], _UPSIDE_DOWN)]
         if not seen:
             return []
         kept = suppress(np.stack([each.box for each in seen]), np.array([each.score for each in seen]), 0.4)
@@ -123,7 +132,8 @@ class FaceDetector:
         for box, landmarks, score in zip(*seen, strict=True):
             box, landmarks = (box - around) / scale, (landmarks - around) / scale
             centre = (box[:2] + box[2:]) / 2
-            if 0 <= centre[0] <= width and 0 <= centre[1] <= height:  # nothing that lies in the margin is in the picture
+            # Nothing that lies in the margin is in the picture.
+            if 0 <= centre[0] <= width and 0 <= centre[1] <= height:
                 faces.append(Detection(box, landmarks, float(score)))
         return faces
 
@@ -144,39 +154,47 @@ class FaceDetector:
 
     def _look_again(self, pixels: Pixels, candidate: Detection) -> Detection | None:
         """The candidate as an upright face, None where it is none."""
-        face = None
-        if candidate.score >= _STANDING and _stands(candidate):
-            face = self._look_at(pixels, candidate.frame)
-        for turn in (0, 45):
+        face = self._settled(pixels, candidate) if _stands(candidate) else None
+        for turn in (0, 45) if candidate.score >= _UNCERTAIN else (0,):
             if face is None:
-                looks = [self._look_at(pixels, square) for square in _directions(candidate, turn)]
-                face = max((each for each in looks if each is not None), key=lambda each: each.score, default=None)
-        for _ in range(_MOST_LOOKS - 1):
-            if face is None:
-                return None
-            before, face = face, self._look_at(pixels, face.frame)
-            if face is not None and _moved(before.frame, face.frame) < _STABLE:
-                break
-        if face is None or face.score < self._threshold:
+                glances = [self._look_at(pixels, square, _GLANCE) for square in _directions(candidate, turn)]
+                seen = [each for each in glances if each is not None and each.score >= _GLANCED]
+                if seen:
+                    face = self._settled(pixels, max(seen, key=lambda each: each.score))
+        if face is None or max(face.box[2:] - face.box[:2]) < 0.8 * self._min_face:
             return None
-        return face if max(face.box[2:] - face.box[:2]) >= 0.8 * self._min_face else None
+        return face
 
-    def _look_at(self, pixels: Pixels, frame: Square) -> Detection | None:
-        """The face that stands upright in the middle of this frame, None where the network sees none."""
+    def _settled(self, pixels: Pixels, start: Detection) -> Detection | None:
+        """A face that stands, looked at until its frame stays; None where it is none, or never scores enough."""
+        face, best, looks = start, start.score, 0
+        while looks < _MOST_LOOKS:
+            after = self._look_at(pixels, face.frame, _LOOK)
+            if after is None:
+                break
+            before, face, looks = face, after, looks + 1
+            best = max(best, face.score)
+            if looks > 1 and _moved(before.frame, face.frame) < _STABLE:
+                break
+        # What scored once and is not seen again where its own landmarks say it stands was no face.
+        return Detection(face.box, face.landmarks, best) if looks and best >= self._threshold else None
+
+    def _look_at(self, pixels: Pixels, frame: Square, size: int) -> Detection | None:
+        """The face that stands upright in the middle of this frame, seen at `size` pixels; None where there is none."""
         place = Square(frame.centre, frame.x * _LOOK_SHARE, frame.y * _LOOK_SHARE)
-        seen = self._network.look(_cut_out(pixels, place), _CANDIDATE)
-        middle = _LOOK / 2
+        seen = self._network.look(_cut_out(pixels, place, size), _CANDIDATE)
+        middle = size / 2
         best = None
         for box, landmarks, score in zip(*seen, strict=True):
             centre, side = (box[:2] + box[2:]) / 2, max(box[2:] - box[:2])
-            near = np.abs(centre - middle).max() < 0.2 * _LOOK and 0.15 * _LOOK < side < 0.95 * _LOOK
+            near = np.abs(centre - middle).max() < 0.2 * size and 0.15 * size < side < 0.95 * size
             upright = Detection(box, landmarks, float(score))
             if near and _stands(upright) and (best is None or score > best.score):
                 best = upright
         if best is None:
             return None
         # From the cut-out's pixels to the picture's: its corners are those of its area.
-        axes = np.stack([place.x, place.y]) * 2 / _LOOK
+        axes = np.stack([place.x, place.y]) * 2 / size
 
         def back(points: Floats) -> Floats:
             return np.asarray((points + 0.5 - middle) @ axes + place.centre)
@@ -193,6 +211,13 @@ def _whole_scale(height: int, width: int, margin_share: float) -> float:
     longer = max(height, width) + 2 * margin
     enlarge = max(1.0, _LEAST / min(height, width))
     return enlarge if longer * enlarge <= _SMALL else min(enlarge, max(_WHOLE, _SMALL if enlarge > 1 else 0) / longer)
+
+
+def _on_its_head(face: Detection, height: int, width: int) -> Detection:
+    """What was seen in a picture turned by half a turn, in the picture."""
+    size = np.array([width, height], float)
+    box = np.concatenate([size - face.box[2:], size - face.box[:2]])
+    return Detection(box, size - face.landmarks, face.score)
 
 
 def _resized(pixels: Pixels, scale: float) -> Pixels:
@@ -239,24 +264,24 @@ def _directions(candidate: Detection, turn: float) -> Iterator[Square]:
         x, y = y, -x
 
 
-def _cut_out(pixels: Pixels, place: Square) -> Pixels:
-    """A turned square of the picture as uint8 [_LOOK, _LOOK, 3], grey where it reaches beyond the border."""
+def _cut_out(pixels: Pixels, place: Square, size: int) -> Pixels:
+    """A turned square of the picture as uint8 [size, size, 3], grey where it reaches beyond the border."""
     height, width = pixels.shape[:2]
     corners = place.corners
     low = np.clip(np.floor(corners.min(axis=0)).astype(int) - 2, 0, [width, height])
     high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 2, 0, [width, height])
     if (high - low).min() < 1:
-        return np.full((_LOOK, _LOOK, 3), _GREY, np.uint8)
+        return np.full((size, size, 3), _GREY, np.uint8)
     image = Image.fromarray(pixels[low[1] : high[1], low[0] : high[0]])
     quad = corners + 0.5 - low
     # Averaged first where several pixels become one, so that the turn does not alias.
-    shrink = int(place.side / _LOOK)
+    shrink = int(place.side / size)
     if shrink > 1:
         image = image.reduce(shrink)
         quad = quad / shrink
     data = tuple(float(value) for value in quad.flatten())
     drawn = image.transform(
-        (_LOOK, _LOOK), Image.Transform.QUAD, data, Image.Resampling.BILINEAR, fillcolor=(_GREY, _GREY, _GREY)
+        (size, size), Image.Transform.QUAD, data, Image.Resampling.BILINEAR, fillcolor=(_GREY, _GREY, _GREY)
     )
     return np.asarray(drawn, np.uint8)
 

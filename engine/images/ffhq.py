@@ -35,7 +35,7 @@ class Square(NamedTuple):
 
 
 def ffhq_frame(landmarks: Floats) -> Square:
-    """FFHQ's crop of landmarks [5, 2]: eyes, nose, mouth corners, those on the picture's left of an upright face first."""
+    """FFHQ's crop of landmarks [5, 2]: eyes, nose, mouth corners, those on the left of an upright face first."""
     eyes = landmarks[:2].mean(axis=0)
     across = landmarks[1] - landmarks[0]
     mouth = landmarks[3:].mean(axis=0) - eyes
