@@ -48,6 +48,24 @@ class Frame:
     warped: bool = False
     """Whether the crop was turned and scaled into FFHQ's frame; the others are the photograph's middle square."""
 
+    @property
+    def angle(self) -> float:
+        """Degrees in (-180, 180] by which the crop's x axis is turned in the photograph, clockwise on the screen."""
+        return float(np.degrees(np.arctan2(self.affine[1, 0], self.affine[0, 0])))
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values, lengths in the photograph's pixels to a thousandth."""
+        return {
+            "affine": [[round(float(value), 6) for value in row] for row in self.affine],
+            "angle": round(self.angle, 2),
+            "box": None if self.box is None else [round(float(value), 3) for value in self.box],
+            "landmarks": None
+            if self.landmarks is None
+            else [[round(float(value), 3) for value in point] for point in self.landmarks],
+            "score": None if self.score is None else round(self.score, 4),
+            "warped": self.warped,
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Face:
