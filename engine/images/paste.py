@@ -36,8 +36,11 @@ _RING = (0.14, 0.02)
 _BELOW = 0.42
 """Where colour is compared: from so far to so far inside of the mask's edge, as shares of its width, and below the
 brows, as a share of the crop: higher up, hair hangs over one face and not the other."""
+_OUTSIDE = 0.08
+"""How far outside of the edge, as a share of its width, what is behind the face is compared."""
 _COMPARED = 96
-"""Pixels a side at which colour is compared."""
+_FEWEST = 30
+"""Pixels a side at which colour is compared, and how many of them say anything."""
 _GAIN = 1.35
 _SHIFT = 64.0
 """Bounds of colour matching: the gain (and its inverse), and levels by which the ring's median may move."""
@@ -113,7 +116,7 @@ def paste(photo: Pixels, pieces: Sequence[Piece]) -> Pasted:
     for piece in sorted(pieces, key=lambda each: -each.pixels.shape[0] * _scale(each.affine)):
         region = _Region(piece, photo.shape[:2])
         source = _Source(piece.pixels, _scale(piece.affine))
-        colour = _matched(photo, piece, region) if piece.match_colour else _UNMATCHED
+        colours = _matched(photo, piece, region) if piece.match_colour else None
         overlapping = [other for other in below if region.overlaps(other)]
         for window in _strips(*region.window):
             left, top, right, bottom = window
@@ -126,7 +129,8 @@ def paste(photo: Pixels, pieces: Sequence[Piece]) -> Pasted:
                 nearer = region.relative(distance) - other.relative(other.distances(window))
                 weight *= _smooth(1 - nearer / _SPLIT)
             drawn = source.draw(region.inverse, window)
-            colour.match(drawn, distance / region.width)
+            if colours is not None:
+                colours.match(drawn, distance / region.width)
             there = result[top:bottom, left:right]
             np.clip(drawn, 0, 255, out=drawn)
             drawn -= there
@@ -221,35 +225,51 @@ def _drawn(image: Image.Image, factor: Floats, inverse: Floats, window: Window, 
     return np.asarray(drawn, np.float32)
 
 
-class _Colour(NamedTuple):
-    """Gain [3] and offset [3] for a piece's colours; the skin's at its edge have this median [3] and deviation [3]."""
+class _Shade(NamedTuple):
+    """Colours around a median [3], by a spread [3], and the gain [3] and offset [3] that they are changed by."""
 
-    gain: Floats
-    offset: Floats
     middle: Floats
     spread: Floats
+    gain: Floats
+    offset: Floats
+
+    def like(self, drawn: Floats) -> Floats:
+        """0..1: how near colours float32 [..., 3] are to these."""
+        off = (drawn - self.middle) / (3 * self.spread + 16)
+        return np.asarray(np.exp(-0.5 * (off * off).mean(axis=-1)))
+
+    def change(self, drawn: Floats) -> Floats:
+        """What is to be added to colours [..., 3]."""
+        return drawn * (self.gain - 1) + self.offset
+
+
+class _Colours(NamedTuple):
+    """How a piece is matched to the photograph: its skin, and what is behind the face, if that is seen."""
+
+    skin: _Shade
+    behind: _Shade | None
 
     def match(self, drawn: Floats, distance: Floats) -> None:
         """Changes float32 [h, w, 3] in place; distance [h, w] from the mask's edge, as a share of the mask's width."""
-        if (self.gain == 1).all() and (self.offset == 0).all():
-            return
-        # Towards the edge and beyond it only what looks like skin: a background matched with it would be a halo.
-        off = (drawn - self.middle.astype(np.float32)) / (3 * self.spread + 16).astype(np.float32)
-        skin = np.exp(-0.5 * (off * off).mean(axis=-1))
-        share = np.maximum(skin, _smooth(-distance / _RING[0]))
-        gain, offset = (self.gain - 1).astype(np.float32), self.offset.astype(np.float32)
-        drawn += (drawn * gain + offset) * share[..., None]
+        # Towards the edge and beyond it only what looks like skin: a background changed with it would be a halo.
+        depth = -distance / _RING[0]
+        skin, within = self.skin.like(drawn), _smooth(depth)
+        if self.behind is None:
+            change = self.skin.change(drawn) * np.maximum(skin, within)[..., None]
+        else:
+            # Where the new face is narrower than the old one, its background shows; eyes and teeth may be as bright.
+            behind = self.behind.like(drawn) * (1 - skin) * _smooth(2 - depth)
+            change = self.skin.change(drawn) * np.maximum(skin, within * (1 - behind))[..., None]
+            change += self.behind.change(drawn) * behind[..., None]
+        drawn += change
 
 
-_UNMATCHED = _Colour(np.ones(3), np.zeros(3), np.zeros(3), np.zeros(3))
-
-
-def _matched(photo: Pixels, piece: Piece, region: _Region) -> _Colour:
+def _matched(photo: Pixels, piece: Piece, region: _Region) -> _Colours | None:
     """What brings the piece's colours to the photograph's along the mask's edge."""
     size = piece.pixels.shape[0]
     left, top, right, bottom = region.window
     if right <= left or bottom <= top:
-        return _UNMATCHED
+        return None
     affine = of_size(piece.affine, size, _COMPARED) - [[0, 0, left], [0, 0, top]]
     shown = _Source(photo[top:bottom, left:right], 1 / _scale(affine))
     there = shown.draw(affine, (0, 0, _COMPARED, _COMPARED))
@@ -260,24 +280,44 @@ def _matched(photo: Pixels, piece: Piece, region: _Region) -> _Colour:
     distance = region.grid[np.ix_(cells.astype(int), cells.astype(int))] / region.width
     x, y = np.meshgrid(np.arange(_COMPARED), np.arange(_COMPARED))
     place = np.stack([x, y, np.ones_like(x)], axis=-1) @ affine.T
-    ring = (distance > -_RING[0]) & (distance < -_RING[1]) & (y > _BELOW * _COMPARED)
-    ring &= ((place > 0) & (place < [right - left - 1, bottom - top - 1])).all(axis=-1)
-    if ring.sum() < 30:
-        return _UNMATCHED
-    kept = _usual(there[ring]) & _usual(ours[ring])
-    if kept.sum() < 30:
-        return _UNMATCHED
-    theirs, own = there[ring][kept], ours[ring][kept]
-    spread = theirs.std(axis=0), own.std(axis=0)
-    together = ((theirs - theirs.mean(axis=0)) * (own - own.mean(axis=0))).mean(axis=0)
+    within = (y > _BELOW * _COMPARED) & ((place > 0) & (place < [right - left - 1, bottom - top - 1])).all(axis=-1)
+    ring = within & (distance > -_RING[0]) & (distance < -_RING[1])
+    skin = _skin(there[ring], ours[ring])
+    if skin is None:
+        return None
+    outside = within & (distance > 0) & (distance < _OUTSIDE)
+    return _Colours(skin, _behind(there[outside], ours[outside], skin))
+
+
+def _skin(there: Floats, ours: Floats) -> _Shade | None:
+    """How skin is changed, by colours [N, 3] of the photograph and of the piece along the inside of the mask's edge."""
+    if len(ours) < _FEWEST:
+        return None
+    kept = _usual(there) & _usual(ours)
+    if kept.sum() < _FEWEST:
+        return None
+    there, ours = there[kept], ours[kept]
+    deviation, spread = there.std(axis=0), ours.std(axis=0)
+    together = ((there - there.mean(axis=0)) * (ours - ours.mean(axis=0))).mean(axis=0)
     # Two faces' contrasts are comparable as far as light and shade fall alike on both: a beard alone is no contrast.
-    alike = np.clip(together / (spread[0] * spread[1] + 1e-3), 0, 1) ** 2
-    middle = np.median(own, axis=0)
-    shift = np.clip(np.median(theirs, axis=0) - middle, -_SHIFT, _SHIFT)
+    alike = np.clip(together / (deviation * spread + 1e-3), 0, 1) ** 2
+    middle = np.median(ours, axis=0)
+    shift = np.clip(np.median(there, axis=0) - middle, -_SHIFT, _SHIFT)
     # Else most of what is missing is taken for light, which leaves black black; the rest spares what is bright.
     light = ((middle + shift).clip(1) / middle.clip(1)) ** 0.75
-    gain = np.clip((spread[0] / (spread[1] + 1e-3)) ** alike * light ** (1 - alike), 1 / _GAIN, _GAIN)
-    return _Colour(gain, middle + shift - gain * middle, middle, spread[1])
+    gain = np.clip((deviation / (spread + 1e-3)) ** alike * light ** (1 - alike), 1 / _GAIN, _GAIN)
+    return _Shade(middle, spread, gain, middle + shift - gain * middle)
+
+
+def _behind(there: Floats, ours: Floats, skin: _Shade) -> _Shade | None:
+    """How what is behind the face is changed, by colours [N, 3] along the outside of the mask's edge."""
+    other = skin.like(ours) < 0.3
+    if other.sum() < _FEWEST:
+        return None
+    other[other] = _usual(ours[other])
+    middle = np.median(ours[other], axis=0)
+    spread = np.minimum(ours[other].std(axis=0), 12)
+    return _Shade(middle, spread, np.ones(3, np.float32), np.median(there[other], axis=0) - middle)
 
 
 def _usual(colours: Floats) -> Mask:

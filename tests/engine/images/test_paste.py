@@ -35,6 +35,11 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / np.square(one.astype(float) - other).mean()))
 
 
+def oval(x: float, y: float, across: float, down: float, score: float = 1.0) -> Mesh:
+    turn = np.linspace(0, 2 * np.pi, 468, endpoint=False)
+    return Mesh(np.stack([x + across * np.cos(turn), y + down * np.sin(turn)], axis=1), score)
+
+
 def test_a_crop_of_another_size_lies_in_the_same_place() -> None:
     affine = affine_of(256, 300.0, 40.0, 50.0, 25.0)
     np.testing.assert_allclose(of_size(affine, 256, 64), affine_of(64, 300.0, 40.0, 50.0, 25.0), atol=1e-9)
@@ -195,6 +200,26 @@ def test_a_gain_and_an_offset_of_a_channel_are_found_again(gain: float) -> None:
     assert pasted[True] < 4
 
 
+def test_what_is_behind_the_new_face_is_matched_to_what_was_behind_the_old_one() -> None:
+    y, x = np.mgrid[:256, :256]
+    grain = np.random.default_rng(3).integers(-6, 7, (256, 256, 3))
+
+    def person(width: float, skin: list[int], behind: list[int]) -> Pixels:
+        face = ((x - 127.5) / width) ** 2 + ((y - 145) / 85) ** 2 < 1
+        return np.clip(np.where(face[..., None], skin, behind) + grain, 0, 255).astype(np.uint8)
+
+    photo = person(80, [170, 130, 110], [40, 60, 80])
+    new = person(74, [150, 120, 110], [245, 240, 240])
+    beside = np.s_[140:150, 45:51]  # within the mask, outside of the narrower new face
+    affine = np.array([[1.0, 0, 0], [0, 1, 0]])
+    around = outline(256, (oval(128, 145, 80, 85), 256), (oval(128, 145, 74, 85), 256))
+    matched, plainly = (paste(photo, [Piece(new, affine, around, match)]) for match in (True, False))
+    assert matched.covered[beside].all()
+    assert plainly.pixels[beside].min() > 200
+    np.testing.assert_allclose(matched.pixels[beside].mean(axis=(0, 1)), [40, 60, 80], atol=15)
+    np.testing.assert_allclose(matched.pixels[140:150, 120:130].mean(axis=(0, 1)), [170, 130, 110], atol=6)
+
+
 def test_colours_are_moved_within_bounds_and_not_where_nothing_can_be_compared() -> None:
     white = np.full((300, 300, 3), 255, np.uint8)
     dark = Piece(np.full((64, 64, 3), 20, np.uint8), affine_of(64, 200, 150, 150), outline(64))
@@ -206,11 +231,6 @@ def test_colours_are_moved_within_bounds_and_not_where_nothing_can_be_compared()
     assert not done.covered.any() or (done.pixels[done.covered] <= 20 + 64).all()
     tiny = Piece(dark.pixels, affine_of(64, 6, 150, 150), outline(64))
     assert paste(white, [tiny]).covered.sum() > 5
-
-
-def oval(x: float, y: float, across: float, down: float, score: float = 1.0) -> Mesh:
-    turn = np.linspace(0, 2 * np.pi, 468, endpoint=False)
-    return Mesh(np.stack([x + across * np.cos(turn), y + down * np.sin(turn)], axis=1), score)
 
 
 def test_the_outline_takes_in_both_faces_and_an_ellipse_where_a_mesh_is_none() -> None:
