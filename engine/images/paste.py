@@ -32,7 +32,7 @@ _SURE = 0.5
 """Lowest score of a mesh that is believed."""
 _GRID = 128
 """Cells a side in which a mask's distances are kept: they are nearly linear, so that a coarse grid gives fine edges."""
-_RING = (0.14, 0.02)
+_RING = (0.2, 0.05)
 _BELOW = 0.42
 """Where colour is compared: from so far to so far inside of the mask's edge, as shares of its width, and below the
 brows, as a share of the crop: higher up, hair hangs over one face and not the other."""
