@@ -93,12 +93,12 @@ def _onnxruntime(provider: str) -> str:
         raise RuntimeError(
             f"this onnxruntime is built without {provider}: install onnxruntime-gpu instead of onnxruntime"
         )
-    from faceanon_engine.engine.images.detect import _WEIGHTS
+    from faceanon_engine.engine.images.centerface import WEIGHTS
     from faceanon_engine.engine.sessions.onnxruntime_session import open_strictly
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    session = open_strictly(str(_WEIGHTS), options, provider)
+    session = open_strictly(str(WEIGHTS), options, provider)
     if session.get_providers()[0] != provider:
         raise RuntimeError(f"{provider} was asked for and {session.get_providers()[0]} runs")
     session.run(None, {session.get_inputs()[0].name: np.zeros((1, 3, 32, 32), np.float32)})

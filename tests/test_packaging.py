@@ -112,7 +112,13 @@ def test_a_wheel_holds_what_the_folders_hold(wheel: Path) -> None:
     assert {name.partition("/")[0] for name in entries} == OURS_ALONE
     expected = {installed_as(file) for file in tracked_files() if in_package(file)}
     assert {name for name in entries if name.startswith(f"{PACKAGE}/")} == expected
-    for name in ("engine/assets/centerface.onnx", "demo/bundle/bundle.json", "kernels/cuda/common.cuh", "py.typed"):
+    for name in (
+        "engine/assets/centerface.onnx",
+        "engine/assets/facemesh.onnx",
+        "demo/bundle/bundle.json",
+        "kernels/cuda/common.cuh",
+        "py.typed",
+    ):
         assert f"{PACKAGE}/{name}" in expected
 
 

@@ -1,123 +1,311 @@
-"""Finds faces and five landmarks with CenterFace through ONNX Runtime.
+"""Finds faces in photographs: of any size from a few pixels on, turned by any angle, each with its frame.
 
-Source: CenterFace (Xu, Yan, Yang, Li, Zhang, 2019). Weights: see `engine/assets/README.md`.
+A picture is looked at in its own size and in smaller ones (a pyramid), tile by tile where it is large. The network was
+trained on upright faces: a turned one still lights up, with a lower score and landmarks that mean nothing. So whatever
+lights up is only a candidate. It is cut out upright, in the four directions where nothing says which is the right one,
+looked at again, and only what the network takes for an upright face there counts; its landmarks are those of the last
+look, repeated until the frame stays where it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.images.centerface import CenterFace, suppress
+from faceanon_engine.engine.images.ffhq import Square, ffhq_frame
 from faceanon_engine.engine.images.pixels import Pixels
-from faceanon_engine.engine.system.printable import first_line
 
 Floats = npt.NDArray[np.floating[Any]]
 
-_WEIGHTS = Path(__file__).parents[1] / "assets" / "centerface.onnx"
-_LONGEST = 960
-"""Photos are scaled down to this longer side; faces below about 1/30 of it are not found."""
-_SHORTEST = 256
+_THRESHOLD = 0.5
+"""Lowest score of a face that was looked at upright."""
+_CANDIDATE = 0.15
+"""Lowest score of what is looked at again: faces turned by 160 degrees have been seen at 0.46, small ones below 0.2."""
+_UNCERTAIN = 0.25
+"""Candidates below this score are not tried in the four directions between the quarters, too."""
+_UPSIDE_DOWN = 0.62
+"""Scale, as a share, at which a picture is looked at once more on its head: of faces that stand on it the network sees
+at its own scale three in four."""
+_SMALL = 960
+_WHOLE = 640
+"""Longer side, margin included, at which a picture is looked at whole: pictures that fit into the first are looked at
+once; of larger ones that is the smallest level, for faces that no other takes in."""
+_LEAST = 256
 """Small crops are scaled up to this shorter side, so that a face is as large as the network expects."""
 _MARGIN = 0.25
-"""Share of the longer side added around the picture: a face that fills the frame is found in a wider one."""
+"""Share of the longer side added around a picture looked at whole: a face that fills it is found in a wider one."""
 _GREY = 127
 """Value of that margin. Repeated border pixels make streaks that hide one face in forty at 64 px, grey hides none."""
+_STEP = 3.0
+"""Ratio of sides from one level of the pyramid to the next: the network sees faces of 20 to 20 times as many pixels."""
+_TILE = 1536
+"""Longest side of a tile in pixels: of what is looked at as one, memory takes a hundred times as much."""
+_OVERLAP = 96
+"""Of tiles, in pixels: larger faces are found at the next level, where they are whole."""
+_FACE = 20
+"""Pixels that the smallest face that is looked for has at the level where it is found."""
+_LOOK = 224
+_GLANCE = 128
+_LOOK_SHARE = 1.6
+"""Side of the cut-out that is looked at again, in pixels, and as a multiple of the frame's; the smaller one is enough
+to tell which way a face stands."""
+_GLANCED = 0.2
+"""Lowest score of a face in that smaller one."""
+_STABLE = 0.015
+"""Share of its side by which a frame may still move when it counts as found."""
+_MOST_LOOKS = 3
 
 
 @dataclass(frozen=True, eq=False)
 class Detection:
     """A face as the detector sees it.
 
-    box float [4]: left, top, right, bottom; landmarks float [5, 2]: eyes, nose tip, mouth corners, from the
-    picture's left to its right; all in the picture's pixels. score in 0..1.
+    box float [4]: left, top, right, bottom; landmarks float [5, 2]: eyes, nose tip, mouth corners, those first that are
+    on the left when the face is upright; all in the picture's pixels. score in 0..1.
     """
 
     box: Floats
     landmarks: Floats
     score: float
 
+    @property
+    def frame(self) -> Square:
+        """FFHQ's frame of the face."""
+        return ffhq_frame(self.landmarks)
+
 
 class FaceDetector:
-    """CenterFace on a CPU."""
+    """Faces of whole photographs, on a CPU; safe to use from several threads."""
 
-    def __init__(self, *, threshold: float = 0.5, threads: int = 0) -> None:
-        """`threshold` is the lowest score; `threads` 0 leaves their number to ONNX Runtime.
+    def __init__(self, *, threshold: float = _THRESHOLD, min_face: float = _FACE, threads: int = 0) -> None:
+        """`threshold`: the lowest score of an upright face. min_face: pixels of the longer side of the smallest box
+        that is looked for. `threads` 0 leaves their number to ONNX Runtime.
 
         Raises UserError when the weights are missing or unreadable.
         """
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(str(_WEIGHTS), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise UserError(
-                f"the face detector {_WEIGHTS} cannot be opened ({first_line(error)}): reinstall the package"
-            ) from None
-        self._input = self._session.get_inputs()[0].name
+        self._network = CenterFace(threads)
         self._threshold = threshold
+        self._min_face = min_face
 
     def detect(self, pixels: Pixels) -> list[Detection]:
         """Faces of a picture uint8 [H, W, 3] RGB, the largest first."""
         # What the margin still hides is found without it.
-        return self._detect(pixels, _MARGIN) or self._detect(pixels, 0.0)
+        found = self._confirmed(pixels, self._candidates(pixels)) or self._confirmed(pixels, self._whole(pixels, 0.0))
+        return sorted(_merged(found), key=lambda face: -face.frame.side)
 
-    def _detect(self, pixels: Pixels, margin_share: float) -> list[Detection]:
+    def _confirmed(self, pixels: Pixels, candidates: list[Detection]) -> list[Detection]:
+        return [face for face in (self._look_again(pixels, each) for each in candidates) if face is not None]
+
+    def _candidates(self, pixels: Pixels) -> list[Detection]:
+        """Whatever lights up at some level, in the picture's pixels; of overlapping ones the best."""
+        seen = self._whole(pixels, _MARGIN)
+        height, width = pixels.shape[:2]
+        scale = min(1.0, _FACE / self._min_face)
+        smallest = _whole_scale(height, width, _MARGIN)
+        while scale > smallest * 1.2:
+            seen += self._tiled(pixels, scale)
+            scale /= _STEP
+        if scale < min(1.0, _FACE / self._min_face):
+            seen += [_on_its_head(each, height, width) for each in self._tiled(pixels[::-1, ::-1], _UPSIDE_DOWN)]
+        if not seen:
+            return []
+        kept = suppress(np.stack([each.box for each in seen]), np.array([each.score for each in seen]), 0.4)
+        return [seen[index] for index in kept]
+
+    def _whole(self, pixels: Pixels, margin_share: float) -> list[Detection]:
+        """Candidates of the whole picture at once, scaled to what the network takes for a face of usual size."""
         height, width = pixels.shape[:2]
         margin = int(margin_share * max(height, width))
-        scale = min(max(1.0, _SHORTEST / min(height, width)), _LONGEST / (max(height, width) + 2 * margin))
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        scaled = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR), np.float32)
+        scale = _whole_scale(height, width, margin_share)
         around = round(margin * scale)
-        padded = np.pad(scaled, ((around, around), (around, around), (0, 0)), constant_values=_GREY)
-        rows, columns = (-(-side // 32) * 32 for side in padded.shape[:2])
-        frame = np.zeros((rows, columns, 3), np.float32)
-        frame[: padded.shape[0], : padded.shape[1]] = padded
-        outputs = self._session.run(None, {self._input: frame.transpose(2, 0, 1)[None]})
-        boxes, landmarks, scores = _decode(outputs, self._threshold)
+        scaled = _resized(pixels, scale)
+        seen = self._network.look(
+            np.pad(scaled, ((around, around), (around, around), (0, 0)), constant_values=_GREY), _CANDIDATE
+        )
         faces = []
-        for index in _suppress(boxes, scores):
-            box = (boxes[index] - around) / scale
-            points = (landmarks[index] - around) / scale
+        for box, landmarks, score in zip(*seen, strict=True):
+            box, landmarks = (box - around) / scale, (landmarks - around) / scale
             centre = (box[:2] + box[2:]) / 2
-            if not (0 <= centre[0] <= width and 0 <= centre[1] <= height):
-                continue  # nothing that lies in the margin is in the picture
-            faces.append(Detection(box, points, float(scores[index])))
-        return sorted(faces, key=lambda face: -float((face.box[2] - face.box[0]) * (face.box[3] - face.box[1])))
+            # Nothing that lies in the margin is in the picture.
+            if 0 <= centre[0] <= width and 0 <= centre[1] <= height:
+                faces.append(Detection(box, landmarks, float(score)))
+        return faces
+
+    def _tiled(self, pixels: Pixels, scale: float) -> list[Detection]:
+        """Candidates of the picture at a scale, tile by tile."""
+        scaled = _resized(pixels, scale)
+        faces = []
+        tops, height = _tiles(scaled.shape[0])
+        lefts, width = _tiles(scaled.shape[1])
+        for top in tops:
+            for left in lefts:
+                tile = scaled[top : top + height, left : left + width]
+                start = np.array([left, top], float)
+                for box, landmarks, score in zip(*self._network.look(tile, _CANDIDATE), strict=True):
+                    place = (box + np.tile(start, 2)) / scale
+                    faces.append(Detection(place, (landmarks + start) / scale, float(score)))
+        return faces
+
+    def _look_again(self, pixels: Pixels, candidate: Detection) -> Detection | None:
+        """The candidate as an upright face, None where it is none."""
+        face = self._settled(pixels, candidate) if _stands(candidate) else None
+        for turn in (0, 45) if candidate.score >= _UNCERTAIN else (0,):
+            if face is None:
+                glances = [self._look_at(pixels, square, _GLANCE) for square in _directions(candidate, turn)]
+                seen = [each for each in glances if each is not None and each.score >= _GLANCED]
+                if seen:
+                    face = self._settled(pixels, max(seen, key=lambda each: each.score))
+        if face is None or max(face.box[2:] - face.box[:2]) < 0.8 * self._min_face:
+            return None
+        return face
+
+    def _settled(self, pixels: Pixels, start: Detection) -> Detection | None:
+        """A face that stands, looked at until its frame stays; None where it is none, or never scores enough."""
+        face, best, looks = start, start.score, 0
+        while looks < _MOST_LOOKS:
+            after = self._look_at(pixels, face.frame, _LOOK)
+            if after is None:
+                break
+            before, face, looks = face, after, looks + 1
+            best = max(best, face.score)
+            if looks > 1 and _moved(before.frame, face.frame) < _STABLE:
+                break
+        # What scored once and is not seen again where its own landmarks say it stands was no face.
+        return Detection(face.box, face.landmarks, best) if looks and best >= self._threshold else None
+
+    def _look_at(self, pixels: Pixels, frame: Square, size: int) -> Detection | None:
+        """The face that stands upright in the middle of this frame, seen at `size` pixels; None where there is none."""
+        place = Square(frame.centre, frame.x * _LOOK_SHARE, frame.y * _LOOK_SHARE)
+        seen = self._network.look(_cut_out(pixels, place, size), _CANDIDATE)
+        middle = size / 2
+        best = None
+        for box, landmarks, score in zip(*seen, strict=True):
+            centre, side = (box[:2] + box[2:]) / 2, max(box[2:] - box[:2])
+            near = np.abs(centre - middle).max() < 0.2 * size and 0.15 * size < side < 0.95 * size
+            upright = Detection(box, landmarks, float(score))
+            if near and _stands(upright) and (best is None or score > best.score):
+                best = upright
+        if best is None:
+            return None
+        # From the cut-out's pixels to the picture's: its corners are those of its area.
+        axes = np.stack([place.x, place.y]) * 2 / size
+
+        def back(points: Floats) -> Floats:
+            return np.asarray((points + 0.5 - middle) @ axes + place.centre)
+
+        left, top, right, bottom = best.box
+        corners = back(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]))
+        # The box stays as large as it is on the upright face: that of its corners would grow with the angle.
+        centre, half = corners.mean(axis=0), _half_of_turned(corners)
+        return Detection(np.concatenate([centre - half, centre + half]), back(best.landmarks), best.score)
 
 
-def _decode(outputs: list[Floats], threshold: float) -> tuple[Floats, Floats, Floats]:
-    """Boxes [K, 4], landmarks [K, 5, 2] and scores [K] above the threshold, in the frame's pixels."""
-    heat, sizes, offsets, points = (np.asarray(output[0]) for output in outputs)
-    row, column = np.nonzero(heat[0] > threshold)
-    height, width = np.exp(sizes[0, row, column]) * 4, np.exp(sizes[1, row, column]) * 4
-    top = (row + offsets[0, row, column] + 0.5) * 4 - height / 2
-    left = (column + offsets[1, row, column] + 0.5) * 4 - width / 2
-    x = points[1::2, row, column] * width + left  # [5, K]
-    y = points[0::2, row, column] * height + top
-    boxes = np.stack([left, top, left + width, top + height], axis=1)
-    return boxes, np.stack([x, y], axis=-1).transpose(1, 0, 2), heat[0, row, column]
+def _whole_scale(height: int, width: int, margin_share: float) -> float:
+    margin = int(margin_share * max(height, width))
+    longer = max(height, width) + 2 * margin
+    enlarge = max(1.0, _LEAST / min(height, width))
+    return enlarge if longer * enlarge <= _SMALL else min(enlarge, max(_WHOLE, _SMALL if enlarge > 1 else 0) / longer)
 
 
-def _suppress(boxes: Floats, scores: Floats, overlap: float = 0.3) -> list[int]:
-    """Indices that remain when of overlapping boxes only the best stays."""
-    order = list(np.argsort(-scores, kind="stable"))
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    kept: list[int] = []
-    while order:
-        best = int(order.pop(0))
-        kept.append(best)
-        rest = np.array(order, int)
-        corner = np.maximum(boxes[best, :2], boxes[rest, :2])
-        far = np.minimum(boxes[best, 2:], boxes[rest, 2:])
-        shared = np.prod(np.clip(far - corner, 0, None), axis=1)
-        order = [int(i) for i in rest[shared <= overlap * (area[best] + area[rest] - shared)]]
+def _on_its_head(face: Detection, height: int, width: int) -> Detection:
+    """What was seen in a picture turned by half a turn, in the picture."""
+    size = np.array([width, height], float)
+    box = np.concatenate([size - face.box[2:], size - face.box[:2]])
+    return Detection(box, size - face.landmarks, face.score)
+
+
+def _resized(pixels: Pixels, scale: float) -> Pixels:
+    height, width = pixels.shape[:2]
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if size == (width, height):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+
+
+def _tiles(side: int) -> tuple[list[int], int]:
+    """Where tiles begin along a side, evenly spread, and their length, which wastes none of it."""
+    count = max(1, -(-(side - _OVERLAP) // (_TILE - _OVERLAP)))
+    length = -(-(side + (count - 1) * _OVERLAP) // count)
+    return [round((side - length) * index / max(1, count - 1)) for index in range(count)], length
+
+
+def _stands(face: Detection) -> bool:
+    """Whether the landmarks are those of an upright face: eyes above the nose above the mouth, the box not lying."""
+    (left_eye, right_eye, nose, left_mouth, right_mouth) = face.landmarks
+    width, height = face.box[2:] - face.box[:2]
+    eyes, mouth = (left_eye + right_eye) / 2, (left_mouth + right_mouth) / 2
+    down = mouth - eyes
+    return bool(
+        width < 0.95 * height
+        and down[1] > 0.2 * height
+        and abs(down[0]) < 0.6 * down[1]
+        and eyes[1] < nose[1] < mouth[1]
+        and right_eye[0] > left_eye[0]
+        and right_mouth[0] > left_mouth[0]
+        and abs(right_eye[1] - left_eye[1]) < 0.7 * down[1]
+    )
+
+
+def _directions(candidate: Detection, turn: float) -> Iterator[Square]:
+    """Frames in which the candidate may stand upright: by its box alone, turned by so many degrees and quarters."""
+    centre = (candidate.box[:2] + candidate.box[2:]) / 2
+    half = max(candidate.box[2:] - candidate.box[:2]) / 0.62 / 2
+    x = half * np.array([np.cos(np.radians(turn)), np.sin(np.radians(turn))])
+    y = np.array([-x[1], x[0]])
+    for _ in range(4):
+        # A frame's centre lies above the box's, near the eyes.
+        yield Square(centre - y * 0.08, x, y)
+        x, y = y, -x
+
+
+def _cut_out(pixels: Pixels, place: Square, size: int) -> Pixels:
+    """A turned square of the picture as uint8 [size, size, 3], grey where it reaches beyond the border."""
+    height, width = pixels.shape[:2]
+    corners = place.corners
+    low = np.clip(np.floor(corners.min(axis=0)).astype(int) - 2, 0, [width, height])
+    high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 2, 0, [width, height])
+    if (high - low).min() < 1:
+        return np.full((size, size, 3), _GREY, np.uint8)
+    image = Image.fromarray(pixels[low[1] : high[1], low[0] : high[0]])
+    quad = corners + 0.5 - low
+    # Averaged first where several pixels become one, so that the turn does not alias.
+    shrink = int(place.side / size)
+    if shrink > 1:
+        image = image.reduce(shrink)
+        quad = quad / shrink
+    data = tuple(float(value) for value in quad.flatten())
+    drawn = image.transform(
+        (size, size), Image.Transform.QUAD, data, Image.Resampling.BILINEAR, fillcolor=(_GREY, _GREY, _GREY)
+    )
+    return np.asarray(drawn, np.uint8)
+
+
+def _half_of_turned(corners: Floats) -> Floats:
+    """Half width and height [2] of the upright box about a turned one [4, 2] that an ellipse inside it needs."""
+    across, down = (corners[1] - corners[0]) / 2, (corners[3] - corners[0]) / 2
+    return np.hypot(across, down)
+
+
+def _moved(before: Square, after: Square) -> float:
+    """How far two frames are from each other, as a share of the side."""
+    return float(np.abs(before.corners - after.corners).max() / after.side)
+
+
+def _merged(faces: list[Detection]) -> list[Detection]:
+    """One detection a face: of frames that are nearly the same the one with the best score."""
+    kept: list[Detection] = []
+    for face in sorted(faces, key=lambda each: -each.score):
+        frame = face.frame
+        for other in kept:
+            near = np.hypot(*(other.frame.centre - frame.centre)) < 0.35 * max(frame.side, other.frame.side)
+            if near and 0.5 < frame.side / other.frame.side < 2:
+                break
+        else:
+            kept.append(face)
     return kept

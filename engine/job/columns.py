@@ -6,6 +6,7 @@ column, whatever the schema says.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,39 @@ def _time(value: Any) -> bool:
         return False
 
 
+def is_frame(value: Any) -> bool:
+    """Whether a text is JSON of a face's place in its photograph, as `Frame.to_json` says it."""
+    if not _text(value) or len(value) > _LONGEST_FRAME:
+        return False
+    try:
+        frame = json.loads(value, parse_int=float, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(frame, dict) or set(frame) != set(_FRAME):
+        return False
+    return all((each is None and name in _UNDETECTED) or _FRAME[name](each) for name, each in frame.items())
+
+
+def _numbers(*shape: int) -> Check:
+    def check(value: Any, shape: tuple[int, ...] = shape) -> bool:
+        if not shape:
+            return type(value) is float and abs(value) <= _MOST  # false for nan
+        return isinstance(value, list) and len(value) == shape[0] and all(check(each, shape[1:]) for each in value)
+
+    return check
+
+
+_LONGEST_FRAME = 2000
+_FRAME: Mapping[str, Check] = {
+    "affine": _numbers(2, 3),
+    "angle": _number(-180.0, 180.0),
+    "box": _numbers(4),
+    "landmarks": _numbers(5, 2),
+    "score": _number(0.0, 1.0),
+    "warped": lambda value: type(value) is bool,
+}
+_UNDETECTED = frozenset({"box", "landmarks", "score"})
+
 _face = _whole(0, _MOST_FACES)
 _cosine = _number(-1.5, 1.5)  # rounding leads past 1
 _measure = _number(-1e30, 1e30)
@@ -88,6 +122,7 @@ _ITEM_CHECKS: Mapping[str, Check] = {
     "message": _text,
     "output": _path,
     "codes": _path,
+    "frame": is_frame,
     "neighbour_id": _whole(0),
     "neighbour_distance": _measure,
     "identity_before": _cosine,

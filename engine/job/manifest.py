@@ -60,6 +60,7 @@ create table items (
     message text,                          -- the same for people
     output text unique,                    -- relative to release/
     codes text,                            -- w+ file, when asked for, relative to private/
+    frame text,                            -- JSON: where the face lies in its photograph
     neighbour_id integer,                  -- row of the pool
     neighbour_distance real,
     identity_before real,                  -- cosine with the original at step 0
@@ -104,6 +105,7 @@ class ItemRow:
     message: str | None = None
     output: str | None = None
     codes: str | None = None
+    frame: str | None = None
     neighbour_id: int | None = None
     neighbour_distance: float | None = None
     identity_before: float | None = None

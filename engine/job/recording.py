@@ -21,7 +21,7 @@ from faceanon_engine.engine.images.encode import encode_image
 from faceanon_engine.engine.job.layout import codes_name, kept_private, released
 from faceanon_engine.engine.job.manifest import ItemRow, Manifest
 from faceanon_engine.engine.job.report import JobObserver
-from faceanon_engine.engine.job.rows import failed_row, now
+from faceanon_engine.engine.job.rows import failed_row, frame_text, now
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.system.below import write_below
 
@@ -104,7 +104,7 @@ class Recorder:
         if face.is_done:
             return
         logger.info("%s: %s: %s", face.sample.key, reason, message)
-        self._record([failed_row(face.row, reason, message)])
+        self._record([failed_row(face.row, reason, message, face.face.frame)])
 
     def write(self, faces: Sequence[PendingFace], result: AnonymizedBatch) -> None:
         """Let threads give the results of faces, in their order, their final names; they are recorded afterwards.
@@ -117,10 +117,10 @@ class Recorder:
             if face.is_done:
                 continue
             if not result.finite[number]:
-                row = failed_row(face.row, "not-finite", "the optimisation left the range of numbers")
+                row = failed_row(face.row, "not-finite", "the optimisation left the range of numbers", face.face.frame)
                 finished.append((row, None))
                 continue
-            row = self._done(face.row, result, number)
+            row = self._done(face, result, number)
             finished.append((row, self._executor.submit(self._write_files, row, result, number)))
         self._written.append(finished)
         self.record_written()
@@ -161,7 +161,8 @@ class Recorder:
         except UserError as error:
             logger.debug("%d results are written and not recorded: %s", len(rows), error)
 
-    def _done(self, planned: ItemRow, result: AnonymizedBatch, number: int) -> ItemRow:
+    def _done(self, face: PendingFace, result: AnonymizedBatch, number: int) -> ItemRow:
+        planned = face.row
         assert planned.output is not None
         return ItemRow(
             input=planned.input,
@@ -169,6 +170,7 @@ class Recorder:
             state="done",
             output=planned.output,
             codes=codes_name(planned.output) if self._settings.save_codes else None,
+            frame=frame_text(face.face.frame),
             neighbour_id=int(result.neighbour_id[number]),
             neighbour_distance=_finite(result.neighbour_distance[number]),
             identity_before=_finite(result.identity_before[number]),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import Reason
+from faceanon_engine.engine.images.align import Frame
 from faceanon_engine.engine.job.layout import kept_private, released
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow
 from faceanon_engine.engine.system.below import is_file_below
@@ -16,7 +18,12 @@ LONGEST_MESSAGE = 1000
 """Characters of what a decoder or a network says that are kept."""
 
 
-def failed_row(row: ItemRow, reason: Reason, message: str) -> ItemRow:
+def frame_text(frame: Frame) -> str:
+    """What a row says of where the face lies in its photograph: JSON."""
+    return json.dumps(frame.to_json(), separators=(",", ":"))
+
+
+def failed_row(row: ItemRow, reason: Reason, message: str, frame: Frame | None = None) -> ItemRow:
     """The row of a face that could not be anonymized; what an earlier result said of it is forgotten."""
     return ItemRow(
         row.input,
@@ -25,6 +32,7 @@ def failed_row(row: ItemRow, reason: Reason, message: str) -> ItemRow:
         reason=reason,
         message=message[:LONGEST_MESSAGE],
         output=row.output,
+        frame=None if frame is None else frame_text(frame),
         finished_at=now(),
     )
 

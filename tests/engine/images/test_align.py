@@ -11,9 +11,10 @@ from PIL import Image
 from faceanon_engine.demo.people import sample
 from faceanon_engine.demo.render import render
 from faceanon_engine.engine.errors import InputError
-from faceanon_engine.engine.images.align import Frame, align_face, faces_in, ffhq_frame, is_aligned, resize_square
+from faceanon_engine.engine.images.align import Frame, align_face, faces_in, is_aligned, resize_square
 from faceanon_engine.engine.images.decode import DecodedImage
 from faceanon_engine.engine.images.detect import FaceDetector
+from faceanon_engine.engine.images.ffhq import ffhq_frame
 
 
 @pytest.fixture(scope="module")
