@@ -31,6 +31,8 @@ from faceanon_engine.engine.system.files import write_atomic
 from faceanon_engine.engine.system.home import home
 from faceanon_engine.engine.system.locks import locked
 from faceanon_engine.engine.system.packages import OURS, our_version
+from faceanon_engine.engine.system.printable import first_line
+from faceanon_engine.engine.system.reading import read_record
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +142,7 @@ class EngineCache:
         candidates = []
         for record in sorted(folder.glob("*.json")) if folder.is_dir() else []:
             try:
-                candidate = key_of(json.loads(record.read_text(encoding="utf-8"))["key"])
+                candidate = key_of(read_record(record)["key"])
             except (OSError, ValueError, KeyError, TypeError, UserError):
                 continue
             same = replace(
@@ -202,7 +204,7 @@ class EngineCache:
         """Delete engines that differ by an older graph or version alone: nothing will ask for them again."""
         for record in self.path(key).parent.glob("*.json"):
             try:
-                other = key_of(json.loads(record.read_text(encoding="utf-8"))["key"])
+                other = key_of(read_record(record)["key"])
             except (OSError, ValueError, KeyError, TypeError, UserError):
                 continue
             same = replace(other, graph_digest=key.graph_digest, backend_version=key.backend_version)
@@ -247,7 +249,7 @@ def read_entry(path: Path) -> Entry:
     """The engine in that file; raises UserError where its record is missing or its bytes are not those recorded."""
     record = path.with_suffix(".json")
     try:
-        content = json.loads(record.read_text(encoding="utf-8"))
+        content = read_record(record)
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
         entry = Entry(path, key_of(content["key"]), dict(content["details"]))
@@ -257,8 +259,10 @@ def read_entry(path: Path) -> Entry:
         raise UserError(
             f"{error.filename} cannot be read ({error.strerror}): build it with 'faceanon-engine build'"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{record} is no record of an engine ({error}): build it again with --force") from None
+    except (ValueError, KeyError, TypeError, UserError) as error:
+        raise UserError(
+            f"{record} is no record of an engine ({first_line(error)}): build it again with --force"
+        ) from None
     if actual != expected:
         raise UserError(f"{path} is damaged, its sha256 is not the recorded one: build it again with --force")
     return entry

@@ -103,6 +103,12 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def key_of(values: dict[str, Any]) -> EngineKey:
     """The key of what a record holds of it; raises KeyError, TypeError or UserError where that is no key."""
-    return EngineKey(
-        **{**values, "profile": Profile(**values["profile"]), "options": EngineOptions(**values["options"])}
-    )
+    profile, options = Profile(**values["profile"]), EngineOptions(**values["options"])
+    key = EngineKey(**{**values, "profile": profile, "options": options})
+    texts = [value for name, value in vars(key).items() if name not in ("profile", "options")]
+    counts = [*vars(profile).values(), options.optimization_level or 0, options.workspace or 0]
+    marks = [value for name, value in vars(options).items() if name not in ("optimization_level", "workspace")]
+    kinds = ((texts, str), (counts, int), (marks, bool))
+    if any(type(value) is not kind for values, kind in kinds for value in values):
+        raise TypeError("a value of a type that it cannot have")
+    return key

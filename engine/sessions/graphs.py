@@ -17,6 +17,8 @@ from faceanon_engine.engine.choices import ImageInput, Precision
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.system.digests import sha256_of_all
 from faceanon_engine.engine.system.files import write_atomic
+from faceanon_engine.engine.system.printable import first_line
+from faceanon_engine.engine.system.reading import read_record
 
 BATCH = "N"
 RECORD_FORMAT = 1
@@ -151,6 +153,22 @@ class Artifact:
         """Size of all files together."""
         return sum(file.stat().st_size for file in self.files)
 
+    def refuse_other_types(self) -> None:
+        """Raise TypeError for a value of another type than its field has: a record may say anything."""
+        texts = [self.graph, self.precision, self.sha256, self.bundle_digest, self.image_input, *self.data]
+        sizes: list[int | str] = []
+        for spec in (*self.inputs.values(), *self.outputs.values()):
+            texts.append(spec.dtype)
+            sizes += spec.shape
+        bounds = (self.asked.maximum, self.asked.relative) if self.asked else ()
+        if not (
+            all(type(each) is str for each in texts)
+            and all(each == BATCH or (type(each) is int and each > 0) for each in sizes)
+            and all(type(each) in (int, float) for each in bounds)
+            and type(self.opset) is int
+        ):
+            raise TypeError("a value of a type that it cannot have")
+
     def check(self) -> None:
         """Raises UserError unless the files are those that were recorded."""
         try:
@@ -173,7 +191,7 @@ class Artifact:
         """
         record = Path(path).with_suffix(".json")
         try:
-            content = json.loads(record.read_text(encoding="utf-8"))
+            content = read_record(record)
             if content.pop("format") != RECORD_FORMAT:
                 raise ValueError("another format")
             unknown = set(content) - {each.name for each in fields(cls)}
@@ -193,8 +211,12 @@ class Artifact:
             content["path"] = record.parent / content["path"]
             content["data"] = tuple(content["data"])
             content["asked"] = content["asked"] and Tolerance(**content["asked"])
-            return cls(**content)
+            artifact = cls(**content)
+            artifact.refuse_other_types()
+            return artifact
         except OSError as error:
             raise UserError(f"{record} cannot be read ({error.strerror}): export the graph again") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{record} is no record of an exported graph ({error}): export the graph again") from None
+            raise UserError(
+                f"{record} is no record of an exported graph ({first_line(error)}): export the graph again"
+            ) from None

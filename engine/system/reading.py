@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from faceanon_engine.engine.errors import UserError
 
@@ -48,6 +49,30 @@ def read_text(path: Path, what: str, most: int) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{what} {path} cannot be read: it is not UTF-8 text") from None
+
+
+def read_record(path: Path, most: int = 16 << 20) -> dict[str, Any]:
+    """The JSON object in a file that a program wrote; raises OSError, and ValueError where it is none.
+
+    It is bounded, as somebody else may have written it: `most` bytes, and no deeper than Python reads.
+    """
+    with open_file(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"more than {most >> 20} MiB")
+    try:
+        record = json.loads(content.decode("utf-8"), parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    except UnicodeDecodeError:
+        raise ValueError("no text") from None
+    if not isinstance(record, dict):
+        raise ValueError("no record")
+    return record
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number")
 
 
 def _opener(path: str, flags: int) -> int:
