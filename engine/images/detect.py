@@ -25,8 +25,9 @@ Floats = npt.NDArray[np.floating[Any]]
 
 _THRESHOLD = 0.5
 """Lowest score of a face that was looked at upright."""
-_CANDIDATE = 0.15
-"""Lowest score of what is looked at again: faces turned by 160 degrees have been seen at 0.46, small ones below 0.2."""
+_CANDIDATE = 0.1
+"""Lowest score of what is looked at again: faces turned by 160 degrees have been seen at 0.46, lying ones of 40 pixels
+at 0.1."""
 _UNCERTAIN = 0.25
 """Candidates below this score are not tried in the four directions between the quarters, too."""
 _UPSIDE_DOWN = 0.62
