@@ -23,6 +23,7 @@ def stage_options(command: Callable[..., Any]) -> Callable[..., Any]:
             options.bundle,
             options.preset,
             options.align,
+            options.min_face,
             options.limit,
             options.batch_size,
             options.device,

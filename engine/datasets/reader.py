@@ -32,8 +32,11 @@ class Reader:
     Safe to use from several threads; pictures wait for each other where together they would take too much memory.
     """
 
-    def __init__(self, align: str, resolution: int) -> None:
-        """align "auto" or "never"; resolution in pixels. Raises UserError when the face detector cannot be opened."""
+    def __init__(self, align: str, resolution: int, min_face: float = 20) -> None:
+        """align "auto" or "never"; resolution in pixels; min_face: those of the smallest face that is looked for.
+
+        Raises UserError when the face detector cannot be opened.
+        """
         self._align = align
         self._resolution = resolution
         self._detector: Any = None
@@ -41,7 +44,7 @@ class Reader:
         if align != "never":
             from faceanon_engine.engine.images.detect import FaceDetector
 
-            self._detector = FaceDetector()
+            self._detector = FaceDetector(min_face=min_face)
 
     def read(self, sample: Sample) -> Sample:
         """The sample with its faces, uint8 [S, S, 3] each, at least one; raises InputError with the reason otherwise.

@@ -166,6 +166,7 @@ _SETTINGS: Mapping[str, Check] = {
     "margin": _of(int, float),
     "steps": _whole(0),
     "align": _text,
+    "min_face": _whole(1),
     "format": _text,
     "quality": _of(int),
     "save_codes": _of(bool),

@@ -29,7 +29,7 @@ def plan_job(settings: JobSettings, *, make_worker: WorkerFactory | None = None)
     refuse_held(settings.folder)
     beginning.worker.check()
     listing, update = look_through(settings, beginning.samples, *_recorded(settings.folder))
-    reader = Reader(settings.align, beginning.worker.resolution)
+    reader = Reader(settings.align, beginning.worker.resolution, settings.min_face)
     items = [
         *_kept(beginning.samples, listing),
         *_to_do(settings, listing, reader),

@@ -36,6 +36,7 @@ def fixed_settings(settings: JobSettings, worker: Worker) -> dict[str, Any]:
         "margin": settings.margin,
         "steps": settings.resolved_steps,
         "align": settings.align,
+        "min_face": settings.min_face,
         "format": settings.resolved_format,
         "quality": settings.resolved_quality if lossy else None,
         "save_codes": settings.save_codes,

@@ -196,7 +196,7 @@ def _loader(settings: JobSettings, worker: Worker, observer: JobObserver) -> Loa
     @functools.cache
     def load() -> tuple[Worker, Reader]:
         worker.load(observer.progress)
-        return worker, Reader(settings.align, worker.resolution)
+        return worker, Reader(settings.align, worker.resolution, settings.min_face)
 
     return load
 

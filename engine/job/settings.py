@@ -80,6 +80,13 @@ class JobSettings:
     align: Alignment = setting(
         "auto", "auto finds and aligns the faces of photos; never takes inputs as aligned crops."
     )
+    min_face: int = setting(
+        20,
+        "Smallest face that is looked for: the longer side of its box, in the photograph's pixels.",
+        least=8,
+        most=10_000,
+        metavar="PIXELS",
+    )
     format: ImageFormat | None = setting(None, "Of the results.", chosen="the preset's, png for falco")
     quality: int | None = setting(
         None, "Of jpeg and webp.", least=1, most=100, chosen="the preset's, 95 for falco", metavar="1..100"
@@ -152,6 +159,7 @@ class StageOptions(TypedDict, total=False):
     backend: BackendOrAuto
     precision: Precision
     align: Alignment
+    min_face: int
 
 
 class PoolOptions(TypedDict, total=False):

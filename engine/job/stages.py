@@ -188,7 +188,7 @@ def _over_faces(opened: OpenedStages, compute: Compute, observer: JobObserver | 
     observer = observer or JobObserver()
     settings, source = opened.settings, opened.settings.input
     samples = inputs_of(source, settings.limit)
-    reader = Reader(settings.align, opened.bundle.resolution)
+    reader = Reader(settings.align, opened.bundle.resolution, settings.min_face)
     size = settings.batch_size or images_that_fit(opened.sessions.runs.device)
     observer.started(opened.about(), len(samples), 0)
     for note in left_out(source):
