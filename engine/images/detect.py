@@ -107,13 +107,14 @@ class FaceDetector:
         """Whatever lights up at some level, in the picture's pixels; of overlapping ones the best."""
         seen = self._whole(pixels, _MARGIN)
         height, width = pixels.shape[:2]
-        scale = min(1.0, _FACE / self._min_face)
+        largest = scale = min(1.0, _FACE / self._min_face)
         smallest = _whole_scale(height, width, _MARGIN)
         while scale > smallest * 1.2:
             seen += self._tiled(pixels, scale)
             scale /= _STEP
-        if scale < min(1.0, _FACE / self._min_face):
-            seen += [_on_its_head(each, height, width) for each in self._tiled(pixels[::-1, ::-1], _UPSIDE_DOWN)]
+        if scale < largest:
+            upside_down = self._tiled(pixels, _UPSIDE_DOWN * largest, on_its_head=True)
+            seen += [_on_its_head(each, height, width) for each in upside_down]
         if not seen:
             return []
         kept = suppress(np.stack([each.box for each in seen]), np.array([each.score for each in seen]), 0.4)
@@ -138,9 +139,10 @@ class FaceDetector:
                 faces.append(Detection(box, landmarks, float(score)))
         return faces
 
-    def _tiled(self, pixels: Pixels, scale: float) -> list[Detection]:
-        """Candidates of the picture at a scale, tile by tile."""
+    def _tiled(self, pixels: Pixels, scale: float, *, on_its_head: bool = False) -> list[Detection]:
+        """Candidates of the picture at a scale, tile by tile; on its head: of the picture turned by half a turn."""
         scaled = _resized(pixels, scale)
+        scaled = scaled[::-1, ::-1] if on_its_head else scaled
         faces = []
         tops, height = _tiles(scaled.shape[0])
         lefts, width = _tiles(scaled.shape[1])
@@ -226,7 +228,9 @@ def _resized(pixels: Pixels, scale: float) -> Pixels:
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     if size == (width, height):
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    # One channel at a time: Pillow holds a picture of three in four bytes a pixel.
+    channels = (Image.fromarray(pixels[..., channel]).resize(size, Image.Resampling.BILINEAR) for channel in range(3))
+    return np.stack([np.asarray(channel) for channel in channels], axis=-1)
 
 
 def _tiles(side: int) -> tuple[list[int], int]:
