@@ -439,7 +439,7 @@ def _refuse_other_tables(path: Path, connection: sqlite3.Connection) -> None:
     """
     found = _schema(connection)
     if found != _our_schema(False) and found != _our_schema(True):
-        strange = sorted(str(name) for _, name, _, _ in found ^ _our_schema(True))
+        strange = sorted({str(name) for _, name, _, _ in (found - _our_schema(True)) | (_our_schema(False) - found)})
         raise UserError(
             f"manifest {path} has other tables than a job's ({', '.join(strange)[:100]}): use another OUTPUT folder"
         )

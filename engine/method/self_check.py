@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from faceanon_engine.engine.sessions.runs import Sessions
 
 FACES = 2
-LEAST_DIFFERENCE = 1e-3
+LEAST_DIFFERENCE = 1e-2
 """What any two answers have to differ by, as a share of the longer one's length."""
 _UNIT_TOLERANCE = 1e-2
 """bfloat16 rounds a length of 1 by up to 4e-3."""

@@ -289,6 +289,11 @@ def test_tables_that_are_not_a_jobs_are_refused(job: JobSettings, statements: li
     assert all("tables" in said for said in refusals(job))
 
 
+def test_a_queue_that_may_be_missing_is_not_named_as_strange(job: JobSettings) -> None:
+    change(job.folder, *TABLES["a trigger"])
+    assert all("(t)" in said for said in refusals(job))
+
+
 def test_a_damaged_schema_of_which_sqlite_cannot_even_speak_is_one_line(job: JobSettings) -> None:
     whole = job.folder.manifest.read_bytes()
     assert b"on items(state)" in whole

@@ -267,6 +267,21 @@ def test_a_record_that_is_no_record_is_one_line(copy: Path, text: str) -> None:
     assert len(str(refused.value)) < 600
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes")
+@pytest.mark.parametrize("name", ["pool.json", "w.npy"])
+def test_a_pipe_in_a_files_place_is_not_waited_for(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    writer = threading.Timer(10, lambda: os.close(os.open(copy / name, os.O_RDWR)))  # ends the wait where there is one
+    writer.start()
+    try:
+        with pytest.raises(UserError, match=f"{name} cannot be read .*(delete the folder)"):
+            use(copy)
+        assert writer.is_alive()
+    finally:
+        writer.cancel()
+
+
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_no_damage_is_anything_but_one_line(whole: Pool, data: st.DataObject) -> None:
