@@ -301,6 +301,14 @@ def test_a_damaged_schema_of_which_sqlite_cannot_even_speak_is_one_line(job: Job
     assert all("damaged" in said for said in refusals(job))
 
 
+def test_a_schema_that_is_no_text_is_one_line(job: JobSettings) -> None:
+    """SQLite reads it, and Python, whose error has no code, cannot."""
+    whole = job.folder.manifest.read_bytes()
+    assert b"input text not null" in whole
+    job.folder.manifest.write_bytes(whole.replace(b"input text not null", b"input text n\x89t null"))
+    assert all("Could not decode" in said and "\n" not in said for said in refusals(job))
+
+
 def test_a_queue_that_a_killed_run_left_is_a_jobs(job: JobSettings) -> None:
     with Manifest.open(job.folder.manifest) as manifest:
         manifest.fill_queue(["photo-00.png"])
