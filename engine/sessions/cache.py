@@ -141,7 +141,7 @@ class EngineCache:
         for record in sorted(folder.glob("*.json")) if folder.is_dir() else []:
             try:
                 candidate = key_of(json.loads(record.read_text(encoding="utf-8"))["key"])
-            except (OSError, ValueError, KeyError, TypeError, UserError):
+            except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
                 continue
             same = replace(
                 candidate,
@@ -203,7 +203,7 @@ class EngineCache:
         for record in self.path(key).parent.glob("*.json"):
             try:
                 other = key_of(json.loads(record.read_text(encoding="utf-8"))["key"])
-            except (OSError, ValueError, KeyError, TypeError, UserError):
+            except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
                 continue
             same = replace(other, graph_digest=key.graph_digest, backend_version=key.backend_version)
             if same == key and other != key:
@@ -257,7 +257,7 @@ def read_entry(path: Path) -> Entry:
         raise UserError(
             f"{error.filename} cannot be read ({error.strerror}): build it with 'faceanon-engine build'"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{record} is no record of an engine ({error}): build it again with --force") from None
     if actual != expected:
         raise UserError(f"{path} is damaged, its sha256 is not the recorded one: build it again with --force")

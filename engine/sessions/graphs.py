@@ -196,5 +196,5 @@ class Artifact:
             return cls(**content)
         except OSError as error:
             raise UserError(f"{record} cannot be read ({error.strerror}): export the graph again") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{record} is no record of an exported graph ({error}): export the graph again") from None
