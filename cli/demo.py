@@ -44,6 +44,9 @@ def render(output: Path, people: int, per_person: int, size: int, seed: int, pro
         raise UserError(
             f"drawing needs the package {error.name}, which is not installed: pip install 'faceanon-engine[demo]'"
         ) from error
+    from faceanon_engine.engine.job.samples import refuse_inside_job
+
+    refuse_inside_job(output)
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} is not empty: name a new folder, or empty this one")
     messages = Console(stderr=True, highlight=False)

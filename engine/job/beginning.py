@@ -18,7 +18,7 @@ from faceanon_engine.engine.job.samples import find_samples
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.workers.falco import FalcoWorker
 from faceanon_engine.engine.job.workers.worker import Worker
-from faceanon_engine.engine.system.devices import device_names
+from faceanon_engine.engine.system.devices import device_names, resolve
 
 WorkerFactory = Callable[[JobSettings, Mapping[str, Any], int], Worker]
 """Makes the worker of settings, what an earlier run recorded of them, and the number of inputs."""
@@ -54,6 +54,7 @@ def begin_job(settings: JobSettings, make_worker: WorkerFactory | None = None) -
     refuse_old_layout(settings.folder)
     devices = device_names(settings.devices)
     if devices:
+        resolve(settings.device)  # raises for what is no device: it would be passed over in silence
         settings = replace(settings, device=devices[0])
     recorded = recorded_settings(settings.folder)
     make_worker = make_worker or FalcoWorker

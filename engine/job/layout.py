@@ -67,6 +67,12 @@ class JobFolder:
         """Held by one of several processes of a run as long as it lives."""
         return self.private / PROCESS_LOCK_PATTERN.replace("*", str(number))
 
+    def has_private(self) -> bool:
+        """Whether a job's `private/` is here; one whose manifest alone was deleted still has its contact sheet."""
+        if os.path.lexists(self.manifest) and (os.path.islink(self.manifest) or not os.path.isdir(self.manifest)):
+            return True
+        return os.path.isdir(self.release) and os.path.lexists(self.contact_sheet)
+
     def of_old_layout(self) -> bool:
         """Whether a job of an earlier version lies here, its manifest and contact sheet among its results."""
         return not os.path.lexists(self.manifest) and os.path.lexists(self.root / MANIFEST_NAME)
@@ -98,6 +104,6 @@ def stays_inside(name: str) -> bool:
 def part_of_job(path: Path) -> Path | None:
     """The `release/` or `private/` of a job that a real path is, or lies in; None where it lies in neither."""
     for place in (path, *path.parents):
-        if place.name in (RELEASE, PRIVATE) and os.path.lexists(JobFolder(place.parent).manifest):
+        if place.name in (RELEASE, PRIVATE) and JobFolder(place.parent).has_private():
             return place
     return None

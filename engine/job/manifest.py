@@ -25,6 +25,7 @@ from faceanon_engine.engine.job.columns import INPUT_COLUMNS, ITEM_COLUMNS, JOB_
 from faceanon_engine.engine.job.layout import JobFolder, kept_private, released
 from faceanon_engine.engine.system.below import first_link
 from faceanon_engine.engine.system.files import atomic_file, failures_explained
+from faceanon_engine.engine.system.printable import printable, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -441,7 +442,7 @@ def _refuse_other_tables(path: Path, connection: sqlite3.Connection) -> None:
     """
     found = _schema(connection)
     if found != _our_schema(False) and found != _our_schema(True):
-        strange = sorted(str(name) for _, name, _, _ in found ^ _our_schema(True))
+        strange = sorted({str(name) for _, name, _, _ in (found - _our_schema(True)) | (_our_schema(False) - found)})
         raise UserError(
             f"manifest {path} has other tables than a job's ({', '.join(strange)[:100]}): use another OUTPUT folder"
         )
@@ -479,7 +480,8 @@ def _refuse_planted(path: Path) -> None:
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
-    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    # Of errors that Python raises itself, as for text that is none, there is no code.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _quoted(path: Path) -> str:
@@ -496,7 +498,7 @@ def _explained(path: Path) -> Iterator[None]:
     except UnicodeDecodeError:  # in what SQLite says of names in a damaged schema
         raise UserError(f"manifest {path} is no manifest: {_DAMAGED}") from None
     except sqlite3.Error as error:
-        text = str(error)[:200]
+        text = shortened(printable(" ".join(str(error).split())))
         if "full" in text:
             advice = "free some space and run the same command again"
         elif "locked" in text:

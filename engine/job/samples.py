@@ -58,7 +58,8 @@ def refuse_inside_job(path: Path, *, private_too: bool = False) -> None:
     """
     part = part_of_job(_real(path))
     if part is not None and (private_too or part.name == RELEASE):
-        raise UserError(f"{path} lies in {part}, where a job keeps nothing but its own: give a place outside of it")
+        lies = "is" if _real(path) == part else f"lies in {part},"
+        raise UserError(f"{path} {lies} where a job keeps nothing but its own: give a place outside of it")
 
 
 def _job_below(source: Path) -> str | None:
@@ -70,7 +71,7 @@ def _job_below(source: Path) -> str | None:
     for place, folders, files in os.walk(source):
         folders[:] = [name for name in folders if not name.startswith(".")]
         job = JobFolder(Path(place))
-        if PRIVATE in folders and os.path.lexists(job.manifest):
+        if PRIVATE in folders and job.has_private():
             return _holds_private(source, job)
         if MANIFEST_NAME in files and (refusal := _old_job_at(job.root)) is not None:
             return refusal

@@ -106,7 +106,7 @@ def _check_rows(inputs: object, faces: object, arrays: Arrays) -> None:
     """Raise ValueError where the arrays are no numbers with a row for each input and face."""
     if not (isinstance(inputs, list) and all(isinstance(name, str) for name in inputs)):
         raise ValueError("its inputs are no list of names")
-    if not (isinstance(faces, list) and all(type(face) is int and face >= 0 for face in faces)):
+    if not (isinstance(faces, list) and all(type(face) is int and 0 <= face < 2**31 for face in faces)):
         raise ValueError("its faces are no list of whole numbers")
     if len(inputs) != len(faces):
         raise ValueError(f"it has {len(inputs)} inputs and {len(faces)} faces")

@@ -26,6 +26,10 @@ class Neighbours:
     distances: npt.NDArray[np.float64]
 
 
+_LARGEST = 1e15
+"""Of a feature: the squares of larger ones are beyond float32, in which the index computes."""
+
+
 class NearestNeighbours:
     """An exact index over feature vectors [M, D] (any float type, memory-mapped or not)."""
 
@@ -44,6 +48,8 @@ class NearestNeighbours:
         self._index.add(rows)
 
     def _prepared(self, features: FloatArray) -> npt.NDArray[np.float32]:
+        if features.size and not (features.max() <= _LARGEST and features.min() >= -_LARGEST):
+            raise UserError(f"features beyond {_LARGEST:g}, or that are no numbers, cannot be compared: make them anew")
         rows = np.ascontiguousarray(features, dtype=np.float32)
         if self.metric == "cosine":
             rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

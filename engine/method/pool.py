@@ -32,6 +32,7 @@ from faceanon_engine.engine.system.digests import sha256_of, sha256_of_values
 from faceanon_engine.engine.system.files import write_atomic
 from faceanon_engine.engine.system.home import home
 from faceanon_engine.engine.system.printable import first_line
+from faceanon_engine.engine.system.reading import open_file
 
 FORMAT = 2
 _WITHOUT_CHECKSUMS = 1
@@ -160,7 +161,7 @@ class Pool:
         """The array float32 [M, columns] of that file, memory-mapped; raises UserError for a header that is not so."""
         file = self.path / name
         try:
-            with open(file, "rb") as stream:
+            with open_file(file) as stream:
                 if np.lib.format.read_magic(stream) != (1, 0):
                     raise ValueError("another version of the format")
                 shape, in_columns, dtype = np.lib.format.read_array_header_1_0(stream)
@@ -190,6 +191,8 @@ class Pool:
             raise self._damaged(name, f"is not what was made, its sha256 is not the one in {RECORD}")
         if not all(np.isfinite(rows).all() for rows in np.array_split(array, -(-len(array) // _ROWS_TOGETHER))):
             raise self._damaged(name, "holds numbers that are not finite")
+        if len(array) > 1 and np.array_equal(array[0], array[1]) and bool((array == array[0]).all()):
+            raise self._damaged(name, "says the same of every face")
         return array
 
     def _damaged(self, name: str, what: str) -> UserError:
@@ -205,7 +208,7 @@ def write_record(path: Path, spec: PoolSpec, checksums: Mapping[str, str]) -> No
 def _read_record(path: Path) -> tuple[PoolSpec, dict[str, str]]:
     """What `pool.json` says: the specification, and the arrays' checksums; every value is looked at."""
     try:
-        with open(path / RECORD, "rb") as stream:
+        with open_file(path / RECORD) as stream:
             text = stream.read(_LARGEST_RECORD + 1)
         if len(text) > _LARGEST_RECORD:
             raise ValueError("it is too large")

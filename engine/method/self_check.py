@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from faceanon_engine.engine.models.opened import OpenedNetworks
     from faceanon_engine.engine.sessions.runs import Sessions
 
-FACES = 2
-LEAST_DIFFERENCE = 1e-3
+FACES = 3
+"""Of three answers that lie on one line, as those of an encoder of rank one do, two are the same."""
+LEAST_DIFFERENCE = 1e-2
 """What any two answers have to differ by, as a share of the longer one's length."""
 _UNIT_TOLERANCE = 1e-2
 """bfloat16 rounds a length of 1 by up to 4e-3."""
@@ -40,7 +41,7 @@ def check_networks(networks: OpenedNetworks, sessions: Sessions, settings: StepS
     """Raise UserError, naming the network, where one is blind on generated faces, or gives what is no number.
 
     Pictures, codes and embeddings have to be finite and to differ, identity embeddings to be of unit length, too. Costs
-    about a step of two images.
+    about a step of three images.
     """
     check = _Check(networks.bundle.name)
     generator, preset = networks.generator, settings.preset

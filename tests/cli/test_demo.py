@@ -35,6 +35,14 @@ def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
     assert list(files(tmp_path)) == ["mine.txt"]
 
 
+def test_nothing_is_drawn_among_the_results_of_a_job(tmp_path: Path) -> None:
+    (tmp_path / "job" / "private").mkdir(parents=True)
+    (tmp_path / "job" / "private" / "manifest.sqlite").touch()
+    with pytest.raises(UserError, match="nothing but its own"):
+        demo.main([*OPTIONS, str(tmp_path / "job" / "release" / "drawn")], standalone_mode=False)
+    assert not (tmp_path / "job" / "release").exists()
+
+
 @pytest.mark.parametrize("wrong", [["--people", "0"], ["--size", "3"], ["--seed", "-1"], ["--per-person", "many"]])
 def test_impossible_options_are_refused(wrong: list[str], tmp_path: Path) -> None:
     result = CliRunner().invoke(demo, ["render", *wrong, str(tmp_path / "out")])

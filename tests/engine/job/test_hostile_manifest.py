@@ -289,11 +289,24 @@ def test_tables_that_are_not_a_jobs_are_refused(job: JobSettings, statements: li
     assert all("tables" in said for said in refusals(job))
 
 
+def test_a_queue_that_may_be_missing_is_not_named_as_strange(job: JobSettings) -> None:
+    change(job.folder, *TABLES["a trigger"])
+    assert all("(t)" in said for said in refusals(job))
+
+
 def test_a_damaged_schema_of_which_sqlite_cannot_even_speak_is_one_line(job: JobSettings) -> None:
     whole = job.folder.manifest.read_bytes()
     assert b"on items(state)" in whole
     job.folder.manifest.write_bytes(whole.replace(b"on items(state)", b"on items(stat\x89)"))
     assert all("damaged" in said for said in refusals(job))
+
+
+def test_a_schema_that_is_no_text_is_one_line(job: JobSettings) -> None:
+    """SQLite reads it, and Python, whose error has no code, cannot."""
+    whole = job.folder.manifest.read_bytes()
+    assert b"input text not null" in whole
+    job.folder.manifest.write_bytes(whole.replace(b"input text not null", b"input text n\x89t null"))
+    assert all("Could not decode" in said and "\n" not in said for said in refusals(job))
 
 
 def test_a_queue_that_a_killed_run_left_is_a_jobs(job: JobSettings) -> None:

@@ -193,6 +193,17 @@ def a_list_through_a_link(job: JobFolder, aside: Path) -> Path:
     return aside / "list.txt"
 
 
+def a_job_begun_anew(job: JobFolder, aside: Path) -> Path:
+    """One whose manifest was deleted, as a damaged one's message says."""
+    job.manifest.unlink()
+    return job.root
+
+
+def the_contact_sheet_of_a_job_begun_anew(job: JobFolder, aside: Path) -> Path:
+    job.manifest.unlink()
+    return job.contact_sheet
+
+
 @pytest.mark.parametrize(
     "of",
     [
@@ -205,6 +216,8 @@ def a_list_through_a_link(job: JobFolder, aside: Path) -> Path:
         a_link_to_its_contact_sheet,
         a_link_to_it,
         a_list_through_a_link,
+        a_job_begun_anew,
+        the_contact_sheet_of_a_job_begun_anew,
     ],
 )
 def test_what_a_job_keeps_private_is_no_input(
@@ -229,8 +242,13 @@ def test_a_job_of_an_earlier_version_is_no_input(settings: JobSettings, tmp_path
 def test_folders_and_files_of_these_names_that_are_no_jobs_are_inputs(settings: JobSettings) -> None:
     make_inputs(settings.input / "private", 2)
     make_inputs(settings.input / "release", 1)
+    make_inputs(settings.input / "private" / "manifest.sqlite", 1)
+    make_inputs(settings.input / "people" / "private", 1)
+    (settings.input / "people" / "private" / "photo-00.png").rename(
+        settings.input / "people" / "private" / "contact-sheet.png"
+    )
     (settings.input / "manifest.sqlite").write_bytes(b"a table of our own")
-    assert run(settings).done == 3
+    assert run(settings).done == 5
 
 
 @pytest.mark.parametrize("place", ["release", "private", "release/deeper", "private/another"])

@@ -64,6 +64,14 @@ def test_devices_that_cannot_be_used_are_refused_before_anything_starts(settings
     assert not settings.output.exists()
 
 
+def test_a_device_that_devices_overrule_is_refused_as_well(settings: JobSettings) -> None:
+    make_inputs(settings.input, 1)
+    settings = replace(settings, device="x", devices="cpu,cpu")
+    for refusing in (lambda: plan_job(settings, make_worker=SharedWorker), lambda: run(settings, None, SharedWorker)):
+        with pytest.raises(UserError, match="unknown device 'x'"):
+            refusing()
+
+
 def test_a_device_on_which_the_job_cannot_run_is_refused_before_anything_starts(
     settings: JobSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

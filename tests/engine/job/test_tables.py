@@ -111,6 +111,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "fewer faces": {"face": [0]},
     "faces that are none": {"face": [0.5, 1.5, 2.5]},
     "negative faces": {"face": [-1, 0, 0]},
+    "faces that no picture has": {"face": [2**63, 0, 0]},
     "inputs that are no list": {"input": "abc"},
     "inputs that are no names": {"input": [1, 2, 3]},
     "fewer rows": {"attribute_embedding": np.ones((2, 4), np.float32)},

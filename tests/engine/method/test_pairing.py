@@ -64,3 +64,18 @@ def test_a_useless_pool_or_metric_is_refused(pool: np.ndarray, metric: str, word
 def test_features_of_another_bundle_are_refused() -> None:
     with pytest.raises(UserError, match="same bundle"):
         NearestNeighbours(np.ones((2, 4), np.float32)).search(np.ones((1, 5), np.float32))
+
+
+@pytest.mark.parametrize("value", [1e300, -1e300, 1e38, np.nan, np.inf])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_features_that_cannot_be_compared_are_refused(value: float, metric: str) -> None:
+    pool, queries = np.ones((3, 4)), np.ones((2, 4))
+    queries[1, 2] = value
+    with pytest.raises(UserError, match="cannot be compared"):
+        NearestNeighbours(pool, metric).search(queries)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="cannot be compared"):
+        NearestNeighbours(queries, metric)  # type: ignore[arg-type]
+
+
+def test_no_queries_have_no_neighbours() -> None:
+    assert NearestNeighbours(np.ones((3, 4))).search(np.ones((0, 4))).ids.shape == (0, 1)

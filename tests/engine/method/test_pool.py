@@ -219,6 +219,15 @@ def test_numbers_that_are_not_finite_are_refused_though_the_checksum_holds(copy:
         use(copy)
 
 
+@pytest.mark.parametrize("name", ["w.npy", EMBEDDING])
+def test_rows_that_are_all_the_same_are_refused_though_the_checksum_holds(copy: Path, name: str) -> None:
+    values = np.load(copy / name)
+    np.save(copy / name, np.zeros_like(values) + values[:1])
+    record(copy, sha256={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in copy.glob("*.npy")})
+    with pytest.raises(UserError, match=f"{name} says the same of every face"):
+        use(copy)
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -265,6 +274,21 @@ def test_a_record_that_is_no_record_is_one_line(copy: Path, text: str) -> None:
     with pytest.raises(UserError, match="delete the folder") as refused:
         use(copy)
     assert len(str(refused.value)) < 600
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes")
+@pytest.mark.parametrize("name", ["pool.json", "w.npy"])
+def test_a_pipe_in_a_files_place_is_not_waited_for(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    writer = threading.Timer(10, lambda: os.close(os.open(copy / name, os.O_RDWR)))  # ends the wait where there is one
+    writer.start()
+    try:
+        with pytest.raises(UserError, match=f"{name} cannot be read .*(delete the folder)"):
+            use(copy)
+        assert writer.is_alive()
+    finally:
+        writer.cancel()
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)

@@ -55,6 +55,20 @@ def nearly_constant(encoder: IdentityEncoder) -> None:
     encoder.output_layer[3].bias.fill_(0.3)
 
 
+def drowned_by_its_bias(encoder: IdentityEncoder) -> None:
+    """Answers a hundredth of which is the face."""
+    encoder.output_layer[3].weight.mul_(0.05)
+    encoder.output_layer[3].bias.fill_(0.3)
+
+
+def on_one_line(encoder: IdentityEncoder) -> None:
+    weight = encoder.output_layer[3].weight
+    weight.copy_(weight[:1].expand_as(weight).clone())
+    encoder.output_layer[3].bias.zero_()
+    encoder.output_layer[4].running_mean.zero_()
+    encoder.output_layer[4].bias.zero_()
+
+
 def blind_from_the_start(network: Any) -> None:
     network.input_layer[0].weight.zero_()
 
@@ -87,6 +101,8 @@ def no_picture(generator: Generator) -> None:
         ("identity_encoder", zero_weights, "identity encoder gives embeddings of length 0 instead of 1"),
         ("identity_encoder", constant_bias, "identity encoder is blind, it gives different faces the same embeddings"),
         ("identity_encoder", nearly_constant, "identity encoder is blind"),
+        ("identity_encoder", drowned_by_its_bias, "identity encoder is blind"),
+        ("identity_encoder", on_one_line, "identity encoder is blind"),
         ("identity_encoder", blind_from_the_start, "identity encoder is blind"),
         ("identity_encoder", one_nan, "identity encoder gives embeddings that are not finite"),
         ("identity_encoder", infinite, "identity encoder gives embeddings that are not finite"),

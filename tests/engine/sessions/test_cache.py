@@ -324,6 +324,20 @@ def test_a_graph_whose_record_makes_no_sense_is_not_taken(tmp_path: Path, entry:
         assert cache.find_graph("b" * 64, "mapping", "fp32") is None
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format": ' * 50_000, "[]", "null", '{"key": []}'])
+def test_a_record_nested_without_end_is_as_none(tmp_path: Path, text: str) -> None:
+    cache, build = EngineCache(tmp_path), Builder()
+    engine = cache.ensure(KEY, build)
+    graph = write_linear(cache.graphs_folder("b" * 64))
+    for record in (engine.path.with_suffix(".json"), graph.record):
+        record.write_text(text)
+    assert cache.find_graph("b" * 64, "mapping", "fp32") is None
+    with pytest.raises(UserError, match=r"is no record of an engine .*build it again"):
+        read_entry(engine.path)
+    cache.ensure(KEY, build)
+    assert build.count == 2
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
