@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.pixels import Pixels
+from faceanon_engine.engine.system.budget import Budget
 from faceanon_engine.engine.system.printable import first_line
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -22,6 +23,8 @@ _STRIDE = 4
 """Pixels a cell of the network's heat map stands for."""
 _MULTIPLE = 32
 """Sides of what the network takes are multiples of this."""
+_PIXELS_AT_ONCE = 1_400_000
+"""That all threads together have the network look at: it takes about 230 bytes for each while it does."""
 
 
 class Seen(NamedTuple):
@@ -53,14 +56,16 @@ class CenterFace:
                 f"the face detector {WEIGHTS} cannot be opened ({first_line(error)}): reinstall the package"
             ) from None
         self._input = self._session.get_inputs()[0].name
+        self._pixels = Budget(_PIXELS_AT_ONCE)
 
     def look(self, pixels: Pixels, threshold: float) -> Seen:
         """Faces with at least this score in a picture uint8 [H, W, 3] RGB, at the size that it has."""
         height, width = pixels.shape[:2]
         rows, columns = (-(-side // _MULTIPLE) * _MULTIPLE for side in (height, width))
-        frame = np.zeros((1, 3, rows, columns), np.float32)
-        frame[0, :, :height, :width] = pixels.transpose(2, 0, 1)
-        seen = _decode(self._session.run(None, {self._input: frame}), threshold)
+        with self._pixels.taken(rows * columns):
+            frame = np.zeros((1, 3, rows, columns), np.float32)
+            frame[0, :, :height, :width] = pixels.transpose(2, 0, 1)
+            seen = _decode(self._session.run(None, {self._input: frame}), threshold)
         kept = suppress(seen.boxes, seen.scores)
         return Seen(seen.boxes[kept], seen.landmarks[kept], seen.scores[kept])
 
