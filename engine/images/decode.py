@@ -25,6 +25,8 @@ SUFFIXES = frozenset(
     | {".heic", ".heif", ".hif", ".jxl"}
 )
 DEFAULT_MAX_PIXELS = 100_000_000
+_MOST_PIXELS_OF = {"JPEG2000": 50_000_000, "WEBP": 60_000_000}
+"""Of formats whose decoders take 16 to 19 bytes a pixel of their own, and would take more than a gigabyte."""
 _BYTES_PER_PIXEL = {"AVIF": 24, "JPEG2000": 40, "WEBP": 24}
 _BYTES_PER_PIXEL_OF_OTHERS = 17
 """At most, while a picture is read (benchmarks/results/read_memory.json): 3 for the array, 4 in the library while it is
@@ -95,6 +97,10 @@ def _decode(stream: BinaryIO, max_pixels: int) -> DecodedImage:
             if min(width, height) < 8:
                 raise InputError("too-small", f"{width} x {height} pixels show no face")
             kind = image.format or "?"
+            if width * height > _MOST_PIXELS_OF.get(kind, max_pixels):
+                raise InputError(
+                    "too-large", f"{width} x {height} pixels take too much memory as {kind}: save it as PNG or JPEG"
+                )
             refuse_missing_parts(image)
             image.load()
             if errors:

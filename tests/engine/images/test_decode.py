@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from faceanon_engine.engine.errors import InputError
+from faceanon_engine.engine.images import decode
 from faceanon_engine.engine.images.decode import read_image
 
 # What decoders warn of is what these tests give them.
@@ -188,3 +189,18 @@ def test_a_large_picture_takes_little_more_than_its_decoder_and_its_pixels(mode:
     command = [sys.executable, "-c", MEASURE, str(tmp_path / "large.png"), str(tmp_path / "small.png")]
     taken = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert taken / (pixels.size // 4) < 11, "4 bytes a pixel in the library, 3 in the array, and a band of 1 megapixel"
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("WEBP", ".webp"), ("JPEG2000", ".jp2")])
+def test_formats_whose_decoders_take_much_memory_have_a_limit_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, suffix: str
+) -> None:
+    path = tmp_path / f"picture{suffix}"
+    Image.fromarray(PICTURE).save(path)
+    assert read_image(path).format == kind
+    monkeypatch.setitem(decode._MOST_PIXELS_OF, kind, PICTURE.shape[0] * PICTURE.shape[1] - 1)
+    with pytest.raises(
+        InputError, match=r"24 x 16 pixels take too much memory as .*: save it as PNG or JPEG"
+    ) as caught:
+        read_image(path)
+    assert caught.value.reason == "too-large"
