@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.kernels.host_launcher import HostLauncher
@@ -20,6 +21,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several test processes share the cores: one thread each.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# The same examples every time, so that a test that fails has been broken; HYPOTHESIS_PROFILE=default looks for others.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 @pytest.fixture(scope="session")

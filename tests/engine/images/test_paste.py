@@ -91,7 +91,7 @@ def test_places_are_exact_to_a_fraction_of_a_pixel(
     off = done.pixels[done.covered] - ramps(x, y)[done.covered]
     # A shift of half a pixel, of the photograph or of the crop, would show as half a slope.
     pixel = slope * max(1.0, side / size)
-    assert np.abs(off.mean(axis=0)).max() < 0.15 * pixel + 4 / side
+    assert np.abs(off.mean(axis=0)).max() < 0.2 * pixel + 4 / side
     assert np.abs(off).max() < 0.5 * pixel + 3
 
 
