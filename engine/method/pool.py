@@ -32,7 +32,7 @@ from faceanon_engine.engine.system.digests import sha256_of, sha256_of_values
 from faceanon_engine.engine.system.files import write_atomic
 from faceanon_engine.engine.system.home import home
 from faceanon_engine.engine.system.printable import first_line
-from faceanon_engine.engine.system.reading import open_file
+from faceanon_engine.engine.system.reading import open_file, read_record
 
 FORMAT = 2
 _WITHOUT_CHECKSUMS = 1
@@ -208,12 +208,8 @@ def write_record(path: Path, spec: PoolSpec, checksums: Mapping[str, str]) -> No
 def _read_record(path: Path) -> tuple[PoolSpec, dict[str, str]]:
     """What `pool.json` says: the specification, and the arrays' checksums; every value is looked at."""
     try:
-        with open_file(path / RECORD) as stream:
-            text = stream.read(_LARGEST_RECORD + 1)
-        if len(text) > _LARGEST_RECORD:
-            raise ValueError("it is too large")
-        content = json.loads(text)
-        if not isinstance(content, dict) or type(content.get("format")) is not int:
+        content = read_record(path / RECORD, _LARGEST_RECORD)
+        if type(content.get("format")) is not int:
             raise ValueError("it is no pool's")
         if content["format"] == _WITHOUT_CHECKSUMS:
             raise OutdatedPoolError(
@@ -227,7 +223,7 @@ def _read_record(path: Path) -> tuple[PoolSpec, dict[str, str]]:
         return _spec_in(content.get("spec")), _checksums_in(content.get("sha256"))
     except FileNotFoundError:
         raise UserError(f"no finished pool at {path}: make one with 'faceanon-engine pool create'") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"pool {path}: {RECORD} cannot be read ({first_line(error)[:200]}): delete the folder, it is made again"
         ) from None
