@@ -53,10 +53,19 @@ def anonymize(context: click.Context, input: Path, output: Path, dry_run: bool, 
 
 def _print_plan(plan: Any) -> None:
     console = output_console()
-    verbs = {"anonymize": "would anonymize", "keep": "is done", "fail": "would fail"}
+    verbs = {
+        "anonymize": "would anonymize",
+        "keep": "is done",
+        "redact": "would redact",
+        "skip": "would skip",
+        "leave": "would keep",
+        "give back": "would give back",
+        "fail": "would fail",
+    }
     for item in plan.items:
-        ending = item.message if item.action == "fail" else f"-> {item.output}"
-        say(console, f"{verbs[item.action]}: {item.input} {ending}")
+        ending = f"({item.message})" if item.message else f"-> {item.output}"
+        face = f" face {item.face}" if item.face else ""
+        say(console, f"{verbs[item.action]}: {item.input}{face} {ending}")
     counts = {action: sum(item.action == action for item in plan.items) for action in verbs}
     for note in plan.left_out:
         say(console, note)
@@ -75,6 +84,12 @@ def _print_result(result: Any) -> None:
         f"{new} faces anonymized in {result.seconds:.1f} s, {result.done} in all, {result.failed} failed: "
         f"{result.release}",
     )
+    faces = result.faces
+    if result.photos is not None or faces.redacted or faces.skipped or faces.kept:
+        say(console, str(faces))
+    for counts in (result.photos, result.boxes):
+        if counts is not None:
+            say(console, str(counts))
     if result.left:
         say(console, f"{result.left} inputs are left: run the same command again")
     if result.contact_sheet is not None:

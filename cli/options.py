@@ -58,6 +58,7 @@ def setting_option(setting: Setting) -> Callable[[Command], Command]:
     flag = f"--{setting.spelled}"
     return click.option(
         f"{flag}/--no-{setting.spelled}" if setting.kind is bool else flag,
+        setting.name,
         type=_type_of(setting),
         default=setting.default,
         show_default=setting.chosen is None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +16,15 @@ from faceanon_engine.cli.console import add_row, output_console, print_json, say
 _SHOWN = 50
 _LONGEST = 1000
 """Characters of a setting that are shown."""
-_COLOURS = {"done": "green", "failed": "red", "pending": "yellow"}
+_COLOURS = {
+    "done": "green",
+    "failed": "red",
+    "pending": "yellow",
+    "redacted": "cyan",
+    "skipped": "cyan",
+    "kept": "cyan",
+}
+_ALWAYS_COUNTED = ("done", "failed", "pending")
 
 
 @click.command()
@@ -27,6 +36,7 @@ _COLOURS = {"done": "green", "failed": "red", "pending": "yellow"}
 def status(output: Path, failed: bool, show_all: bool, as_json: bool) -> None:
     """Show what happened to every image of the job in the folder OUTPUT."""
     from faceanon_engine.engine.job import Manifest
+    from faceanon_engine.engine.job.counts import count_boxes, count_faces, count_photos
     from faceanon_engine.engine.job.folder import refuse_old_layout
     from faceanon_engine.engine.job.layout import JobFolder
 
@@ -37,7 +47,9 @@ def status(output: Path, failed: bool, show_all: bool, as_json: bool) -> None:
         known = manifest.items()
         counts = manifest.counts()
         settings = manifest.settings()
-        inputs = len(manifest.inputs())
+        inputs = list(manifest.inputs().values())
+    faces, photos, boxes = count_faces(known), count_photos(inputs), count_boxes(inputs)
+    lost = [row for row in inputs if row.state in ("failed", "withheld")]
     items = [item for item in known if item.state == "failed"] if failed else known
     if as_json:
         print_json(
@@ -45,27 +57,61 @@ def status(output: Path, failed: bool, show_all: bool, as_json: bool) -> None:
                 "output": str(output),
                 "manifest": str(path),
                 "settings": settings,
-                "inputs": inputs,
+                "inputs": len(inputs),
                 "counts": counts,
-                "items": [asdict(item) for item in items],
+                "faces": faces.to_json(),
+                "photos": None if photos is None else photos.to_json(),
+                "boxes": None if boxes is None else boxes.to_json(),
+                "items": [_plain(item) for item in items],
+                "given_back": [asdict(row) for row in (lost if failed else inputs)] if photos is not None else None,
             }
         )
         return
     console = output_console()
+    if photos is not None:
+        console.print(_photos(lost if failed else inputs, show_all))
     console.print(_table(items if show_all else items[:_SHOWN], failed))
     if len(items) > _SHOWN and not show_all:
         say(console, f"{len(items) - _SHOWN} more rows: add --all")
-    summary = ", ".join(f"{counts[state]} {state}" for state in ("done", "failed", "pending"))
+    summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count or state in _ALWAYS_COUNTED)
     identities, seconds = _measured(known, "identity_after"), _measured(known, "seconds")
     if identities:
         summary += f"; identity cosine mean {fmean(identities):.3f}, largest {max(identities):.3f}"
     if seconds:
         summary += f"; {_number(fmean(seconds), 2)} s each"
     say(console, summary)
+    say(console, str(faces))
+    if faces.sizes:
+        say(console, "faces by size in pixels: " + ", ".join(f"{name}: {n}" for name, n in faces.sizes.items()))
+    for each in (photos, boxes):
+        if each is not None:
+            say(console, str(each))
     preset, margin, steps, bundle, source = (
         str(settings.get(name))[:_LONGEST] for name in ("preset", "margin", "steps", "bundle", "input")
     )
     say(console, f"preset {preset}, margin {margin}, {steps} steps, bundle {bundle[:12]}, input {source}")
+
+
+def _plain(item: Any) -> dict[str, Any]:
+    """A row as plain values, the face's frame as an object."""
+    return asdict(item) | {"frame": None if item.frame is None else json.loads(item.frame)}
+
+
+def _photos(rows: list[Any], show_all: bool) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("photo", overflow="fold")
+    table.add_column("state")
+    table.add_column("faces", justify="right")
+    table.add_column("given back as, or reason", overflow="fold")
+    colours = {**_COLOURS, "withheld": "red"}
+    for row in rows if show_all else rows[:_SHOWN]:
+        where = f"{row.reason}: {row.message}" if row.reason else row.output or ""
+        faces = "" if row.faces is None else str(row.faces)
+        add_row(table, row.path, Text(row.state or "", style=colours.get(row.state, "")), faces, where)
+    return table
 
 
 def _measured(items: list[Any], column: str) -> list[float]:
@@ -98,7 +144,7 @@ def _table(items: list[Any], failed: bool) -> Any:
     for heading in ("fake", "distance", "identity", "attributes", "steps", "seconds"):
         table.add_column(heading, justify="right")
     for item in items:
-        where = f"{item.reason}: {item.message}" if item.state == "failed" else item.output or ""
+        where = f"{item.reason}: {item.message}" if item.reason else item.output or item.crop or ""
         numbers = [""] * 6
         if item.state == "done":
             numbers = [

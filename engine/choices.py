@@ -22,6 +22,12 @@ Metric = Literal["euclidean", "cosine"]
 
 Alignment = Literal["auto", "never"]
 
+ResultKind = Literal["crops", "photos"]
+"""What a job gives: each face in FFHQ's frame, or the photographs with other faces in them."""
+
+Unhandled = Literal["blur", "black", "fail"]
+"""What becomes of faces in a photograph that no other face can take the place of."""
+
 ImageFormat = Literal["png", "jpeg", "webp"]
 
 ImageInput = Literal["float", "uint8"]

@@ -15,12 +15,17 @@ Reason = Literal[
     "too-large",
     "too-small",
     "no-face",
+    "beside",
+    "low-score",
+    "no-landmarks",
+    "unhandled",
+    "uncovered",
     "output-exists",
     "out-of-memory",
     "not-finite",
     "unexpected",
 ]
-"""Why an input, or a face of it, was not anonymized: what a manifest's column `reason` may say."""
+"""Why an input, or a face of it, was not anonymized, or not given back: what a manifest's `reason` may say."""
 REASONS: tuple[str, ...] = get_args(Reason)
 
 

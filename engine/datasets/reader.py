@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError
-from faceanon_engine.engine.images.align import faces_in
+from faceanon_engine.engine.images.align import SURE, faces_in
 from faceanon_engine.engine.images.decode import memory_to_read, read_image
+from faceanon_engine.engine.images.pixels import Pixels
 from faceanon_engine.engine.system.budget import Budget
 from faceanon_engine.engine.system.cores import usable_cores
 
+if TYPE_CHECKING:
+    from faceanon_engine.engine.images.detect import Detection
+
 logger = logging.getLogger(__name__)
 
+DOUBTFUL = 0.4
+"""Lowest score of a face in a photograph that is given back: those of which the detector is not sure are redacted."""
 MEMORY = 1_400_000_000
 """Bytes that pictures may take together while they are read; one that takes more is read alone."""
 
@@ -32,28 +42,56 @@ class Reader:
     Safe to use from several threads; pictures wait for each other where together they would take too much memory.
     """
 
-    def __init__(self, align: str, resolution: int, min_face: float = 20) -> None:
+    def __init__(
+        self,
+        align: str,
+        resolution: int,
+        min_face: float = 20,
+        *,
+        photos: bool = False,
+        boxes: Mapping[str, npt.NDArray[np.floating[Any]]] | None = None,
+    ) -> None:
         """align "auto" or "never"; resolution in pixels; min_face: those of the smallest face that is looked for.
 
-        Raises UserError when the face detector cannot be opened.
+        photos: whether photographs are given back, in which every face counts. boxes: those of faces that are known,
+        float [N, 4] by the key of their sample. Raises UserError when the face detector cannot be opened.
         """
+        self._photos = photos
+        self._boxes = boxes
         self._align = align
-        self._resolution = resolution
+        self.resolution = resolution
         self._detector: Any = None
         self._memory = Budget(MEMORY)
         if align != "never":
             from faceanon_engine.engine.images.detect import FaceDetector
 
-            self._detector = FaceDetector(min_face=min_face)
+            self._detector = FaceDetector(threshold=DOUBTFUL if photos else SURE, min_face=min_face)
+
+    def room_for(self, path: Path) -> AbstractContextManager[None]:
+        """Waits, at the begin of a block, until there is memory to read that picture."""
+        return self._memory.taken(memory_to_read(path))
+
+    def faces_of(self, pixels: Pixels) -> list[Detection]:
+        """Faces of a picture uint8 [H, W, 3] of which the detector is sure."""
+        return [face for face in self._detector.detect(pixels) if face.score >= SURE]
 
     def read(self, sample: Sample) -> Sample:
-        """The sample with its faces, uint8 [S, S, 3] each, at least one; raises InputError with the reason otherwise.
+        """The sample with its faces, uint8 [S, S, 3] each, and those that were found and have no crop.
 
-        With align "never" its frames have neither box nor landmarks.
+        With align "never" its frames have neither box nor landmarks. Raises InputError with the reason for what is no
+        picture, and, where no photographs are given back, for one without a face that can be cropped.
         """
+        boxes = None if self._boxes is None else self._boxes.get(sample.key, np.zeros((0, 4)))
         try:
-            with self._memory.taken(memory_to_read(sample.path)):
-                faces = faces_in(read_image(sample.path), self._align, self._resolution, self._detector)
+            with self.room_for(sample.path):
+                found = faces_in(
+                    read_image(sample.path),
+                    self._align,
+                    self.resolution,
+                    self._detector,
+                    photo=self._photos,
+                    boxes=boxes,
+                )
         except InputError:
             raise
         except MemoryError:
@@ -62,9 +100,13 @@ class Reader:
             # Whatever a decoder makes of a hostile file, the job goes on.
             logger.debug("%s", sample.path, exc_info=True)
             raise InputError("unexpected", f"{type(error).__name__}: {error}") from error
-        if not faces:
-            raise InputError("no-face", "no face was found")
-        return replace(sample, faces=tuple(faces))
+        return replace(
+            sample,
+            faces=tuple(found.faces),
+            unhandled=tuple(found.unhandled),
+            boxes=None if boxes is None else len(boxes),
+            boxes_found=found.boxes_found,
+        )
 
 
 def prefetch(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from faceanon_engine.engine.images.align import Face
+from faceanon_engine.engine.images.align import Face, Unhandled
 from faceanon_engine.engine.system.printable import readable
 
 
@@ -25,6 +25,12 @@ class Sample:
     """What the data set says of it; nothing for a folder of images."""
     faces: tuple[Face, ...] = ()
     """Its faces, the largest first; none until it was read."""
+    unhandled: tuple[Unhandled, ...] = ()
+    """Faces that were found in it and that no other can take the place of."""
+    boxes: int | None = None
+    """Faces that the person says are in it; None where nothing was said."""
+    boxes_found: int | None = None
+    """Of those, how many the detector found by itself."""
 
 
 def sample_at(path: Path, relative: PurePosixPath | None = None) -> Sample:

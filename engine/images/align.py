@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from faceanon_engine.engine.errors import InputError
+from faceanon_engine.engine.errors import InputError, Reason
 from faceanon_engine.engine.images.decode import DecodedImage
 from faceanon_engine.engine.images.ffhq import ffhq_frame
 from faceanon_engine.engine.images.pixels import Pixels
 
 if TYPE_CHECKING:
-    from faceanon_engine.engine.images.detect import FaceDetector
+    from faceanon_engine.engine.images.detect import Detection, FaceDetector
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -26,6 +27,10 @@ _TILT_TOLERANCE = 11.0
 aligned: of pictures that are aligned exactly, five landmarks put the frame off by up to 0.04, 0.26 and 10.4."""
 _SMALLEST = 24
 """A face whose frame has fewer pixels a side is too small to be drawn again."""
+SURE = 0.5
+"""Lowest score of a face that is replaced; a detector that is asked for less finds some that are only redacted."""
+_ALIKE = 0.4
+"""Least overlap (IoU) of a given box with the box of a face that was found for them to be the same face."""
 _BAND_PIXELS = 2**18
 
 
@@ -53,6 +58,17 @@ class Frame:
         """Degrees in (-180, 180] by which the crop's x axis is turned in the photograph, clockwise on the screen."""
         return float(np.degrees(np.arctan2(self.affine[1, 0], self.affine[0, 0])))
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Frame:
+        """The frame of what `to_json` gave, to its precision."""
+
+        def array(name: str) -> Floats | None:
+            return None if values[name] is None else np.asarray(values[name], float)
+
+        return cls(
+            np.asarray(values["affine"], float), array("box"), array("landmarks"), values["score"], values["warped"]
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values, lengths in the photograph's pixels to a thousandth."""
         return {
@@ -73,6 +89,24 @@ class Face:
 
     pixels: Pixels
     frame: Frame
+
+
+@dataclass(frozen=True, eq=False)
+class Unhandled:
+    """A face that was found and that no other can take the place of, where it lies in its photograph, and why."""
+
+    frame: Frame
+    reason: Reason
+    message: str
+
+
+class Found(NamedTuple):
+    """What was found in a picture: faces with their crops and others, the largest first; and of given boxes how many
+    the detector found by itself, None where none were given."""
+
+    faces: list[Face]
+    unhandled: list[Unhandled]
+    boxes_found: int | None = None
 
 
 def align_face(pixels: Pixels, landmarks: Floats, size: int) -> tuple[Pixels, Floats]:
@@ -121,6 +155,13 @@ def align_face(pixels: Pixels, landmarks: Floats, size: int) -> tuple[Pixels, Fl
     if factor > 1:
         drawn = drawn.resize((size, size), Image.Resampling.LANCZOS)
     return np.asarray(drawn, np.uint8), affine
+
+
+def crop_at(pixels: Pixels, frame: Frame, size: int) -> Pixels:
+    """The crop of a picture whose frame is known, as `faces_in` gave it."""
+    if frame.warped and frame.landmarks is not None:
+        return align_face(pixels, frame.landmarks, size)[0]
+    return resize_square(pixels, size)[0]
 
 
 def _affine_of(quad: Floats, size: int, to_photo: Floats) -> Floats:
@@ -189,31 +230,103 @@ def resize_square(pixels: Pixels, size: int) -> tuple[Pixels, Floats]:
     return np.asarray(resized, np.uint8), affine
 
 
-def faces_in(decoded: DecodedImage, mode: str, size: int, detector: FaceDetector | None) -> list[Face]:
-    """The faces of a picture, each [size, size, 3], the largest first.
+def faces_in(
+    decoded: DecodedImage,
+    mode: str,
+    size: int,
+    detector: FaceDetector | None,
+    *,
+    photo: bool = False,
+    boxes: Floats | None = None,
+) -> Found:
+    """The faces of a picture, each [size, size, 3], and those from which no crop is made.
 
     mode "never" takes the picture's middle square as an aligned crop. "auto" finds faces: a crop that already is in
-    FFHQ's frame passes as it is, others are warped. Raises InputError with reason "no-face" or "too-small".
+    FFHQ's frame passes as it is, others are warped. boxes float [N, 4]: left, top, right, bottom of faces that are
+    known; those that were not found are looked for there. photo: whether all that is in the picture counts, as it is
+    given back. Otherwise an aligned crop is one face, those beside it being left alone, and InputError with reason
+    "no-face" or "too-small" is raised where there is none.
     """
     pixels = decoded.pixels
     if mode == "never":
         crop, affine = resize_square(pixels, size)
-        return [Face(crop, Frame(affine))]
+        return Found([Face(crop, Frame(affine))], [])
     if detector is None:
         raise ValueError("mode 'auto' needs a detector")
     detections = detector.detect(pixels)
-    if not detections:
+    seen = np.zeros(0 if boxes is None else len(boxes), bool)
+    unhandled: list[Unhandled] = []
+    if boxes is not None:
+        seen = _are_seen(boxes, detections)
+        for box in boxes[~seen]:
+            face = detector.look_in(pixels, box)
+            if face is not None:
+                detections.append(face)
+            else:
+                unhandled.append(
+                    Unhandled(_frame_of_box(box, size), "no-landmarks", "in its box no upright face is seen")
+                )
+        detections.sort(key=lambda each: -each.frame.side)
+    if not photo and not detections and not unhandled:
         raise InputError("no-face", "no face was found: crop to the face, or use --align never for aligned crops")
     height, width = pixels.shape[:2]
-    largest = detections[0]
-    if min(height, width) >= _SMALLEST and is_aligned(largest.landmarks, height, width):
-        crop, affine = resize_square(pixels, size)
-        return [Face(crop, Frame(affine, largest.box, largest.landmarks, largest.score))]
-    large = [each for each in detections if each.frame.side >= _SMALLEST]
-    if not large:
-        raise InputError("too-small", f"every face has a frame of fewer than {_SMALLEST} pixels: use a larger picture")
-    faces = []
-    for each in large:
-        crop, affine = align_face(pixels, each.landmarks, size)
-        faces.append(Face(crop, Frame(affine, each.box, each.landmarks, each.score, warped=True)))
-    return faces
+    faces: list[Face] = []
+    small: list[Unhandled] = []
+    for number, each in enumerate(detections):
+        frame = _warped_frame(each, size)
+        if number == 0 and min(height, width) >= _SMALLEST and is_aligned(each.landmarks, height, width):
+            crop, affine = resize_square(pixels, size)
+            faces.append(Face(crop, Frame(affine, each.box, each.landmarks, each.score)))
+        elif each.frame.side < _SMALLEST:
+            small.append(
+                Unhandled(frame, "too-small", f"its frame has fewer than {_SMALLEST} pixels: use a larger picture")
+            )
+        elif not photo and faces and not faces[0].frame.warped:
+            unhandled.append(Unhandled(frame, "beside", "it lies beside the face of an aligned crop"))
+        elif each.score < SURE:
+            unhandled.append(Unhandled(frame, "low-score", f"the detector is not sure of it, {each.score:.2f} of 1"))
+        else:
+            crop, affine = align_face(pixels, each.landmarks, size)
+            faces.append(Face(crop, Frame(affine, each.box, each.landmarks, each.score, warped=True)))
+    if not photo and not faces:
+        worst = (small or unhandled)[0]
+        raise InputError(worst.reason, worst.message if len(small) < 2 else f"of every face, {worst.message}")
+    return Found(faces, [*unhandled, *small], None if boxes is None else int(seen.sum()))
+
+
+def _warped_frame(face: Detection, size: int) -> Frame:
+    corners = face.frame.corners
+    return Frame(_affine_of(corners, size, np.ones(2)), face.box, face.landmarks, face.score, warped=True)
+
+
+def _frame_of_box(box: Floats, size: int) -> Frame:
+    """The frame of a face of which nothing but a box [4] is known: the upright square about it."""
+    centre, half = (box[:2] + box[2:]) / 2, max(box[2:] - box[:2]) / 2
+    scale = 2 * half / size
+    start = centre - half + scale / 2
+    return Frame(np.array([[scale, 0, start[0]], [0, scale, start[1]]]), np.asarray(box, float))
+
+
+def _are_seen(boxes: Floats, detections: list[Detection]) -> npt.NDArray[np.bool_]:
+    """bool [N]: which of the boxes [N, 4] are those of faces that were found; each face is that of one box at most."""
+    pairs = sorted(
+        (
+            (-_overlap(box, face.box), number, other)
+            for number, box in enumerate(boxes)
+            for other, face in enumerate(detections)
+        ),
+    )
+    seen, taken = np.zeros(len(boxes), bool), set()
+    for overlap, number, other in pairs:
+        if -overlap >= _ALIKE and not seen[number] and other not in taken:
+            seen[number] = True
+            taken.add(other)
+    return seen
+
+
+def _overlap(one: Floats, other: Floats) -> float:
+    """Intersection over union of two boxes [4]."""
+    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
+    shared = float(np.prod(np.clip(high - low, 0, None)))
+    both = float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2])) - shared
+    return shared / both if both > 0 else 0.0

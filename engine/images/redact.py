@@ -57,6 +57,13 @@ def redact(
     return Pasted(result, covered)
 
 
+def cover(covered: Mask, box: Floats) -> None:
+    """Mark the place bool [H, W] of a box float [4] that is left as it is on purpose, as `redact` marks what it draws
+    over."""
+    left, top, mask = _window(np.asarray(box), covered.shape[0], covered.shape[1], "ellipse")
+    covered[top : top + mask.shape[0], left : left + mask.shape[1]] |= mask
+
+
 def uncovered(detections: Sequence[Detection], covered: Mask, share: float = _SHARE) -> list[Detection]:
     """Which faces of a second look are not those that were put in or redacted.
 

@@ -14,12 +14,15 @@ from datetime import datetime
 from typing import Any
 
 from faceanon_engine.engine.errors import REASONS
-from faceanon_engine.engine.job.layout import EXTENSIONS, codes_name, stays_inside
+from faceanon_engine.engine.job.layout import EXTENSIONS, codes_name, face_codes_name, is_face_name, stays_inside
 from faceanon_engine.engine.job.settings import MOST_IN_POOL
 
 LONGEST_TEXT = 32_768
 """Characters of a text, paths among them, which file systems keep below 4,096 bytes."""
-STATES = ("pending", "done", "failed")
+STATES = ("pending", "done", "failed", "kept", "redacted", "skipped")
+"""Of a face."""
+PHOTO_STATES = ("pending", "done", "failed", "withheld")
+"""Of a photograph that is to be given back."""
 _MOST_FACES = 1_000_000
 _MOST = 2**53
 """Whole numbers up to here are the same in every program that reads them."""
@@ -111,8 +114,16 @@ INPUT_COLUMNS = Columns(
         "bytes": _whole(0, 2**63 - 1),
         "modified_ns": _whole(-(2**63), 2**63 - 1),
         "faces": _face,
+        "boxes": _face,
+        "boxes_found": _face,
+        "state": lambda value: value in PHOTO_STATES,
+        "reason": lambda value: value in REASONS,
+        "message": _text,
+        "output": _path,
     },
-    optional=frozenset({"bytes", "modified_ns", "faces"}),
+    optional=frozenset(
+        {"bytes", "modified_ns", "faces", "boxes", "boxes_found", "state", "reason", "message", "output"}
+    ),
 )
 _ITEM_CHECKS: Mapping[str, Check] = {
     "input": _path,
@@ -121,6 +132,7 @@ _ITEM_CHECKS: Mapping[str, Check] = {
     "reason": lambda value: value in REASONS,
     "message": _text,
     "output": _path,
+    "crop": lambda value: _path(value) and is_face_name(value),
     "codes": _path,
     "frame": is_frame,
     "neighbour_id": _whole(0),
@@ -138,16 +150,28 @@ _ITEM_CHECKS: Mapping[str, Check] = {
 ITEM_COLUMNS = Columns(_ITEM_CHECKS, optional=frozenset(_ITEM_CHECKS) - {"input", "face", "state"})
 
 
-def wrong_item(output: str | None, codes: str | None, state: str, reason: str | None) -> str | None:
+def wrong_item(output: str | None, crop: str | None, codes: str | None, state: str, reason: str | None) -> str | None:
     """The first column of an item that does not agree with the others."""
-    if output is None:
-        if state != "failed":
+    if output is None and crop is None:
+        if state in ("pending", "done"):
             return "output"
-    elif not output.endswith(tuple(EXTENSIONS.values())):
+    elif output is not None and not output.endswith(tuple(EXTENSIONS.values())):
         return "output"
-    if codes is not None and (output is None or codes != codes_name(output)):
+    if crop is not None and output is not None:
+        return "crop"
+    name = codes_name(output) if output is not None else None if crop is None else face_codes_name(crop)
+    if codes is not None and codes != name:
         return "codes"
-    return "reason" if state == "failed" and reason is None else None
+    return "reason" if state in ("failed", "redacted", "skipped") and reason is None else None
+
+
+def wrong_input(state: str | None, reason: str | None, output: str | None, faces: int | None) -> str | None:
+    """The first column of an input that does not agree with the others."""
+    if output is None and state in ("pending", "done"):
+        return "output"
+    if state in ("failed", "withheld") and reason is None:
+        return "reason"
+    return "faces" if state == "done" and faces is None else None
 
 
 def _scalar(value: Any) -> bool:
@@ -167,6 +191,10 @@ _SETTINGS: Mapping[str, Check] = {
     "steps": _whole(0),
     "align": _text,
     "min_face": _whole(1),
+    "output": _text,
+    "unhandled": _text,
+    "match_colour": _of(bool),
+    "boxes": _text,
     "format": _text,
     "quality": _of(int),
     "save_codes": _of(bool),

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from faceanon_engine.engine.datasets.folder import left_out
 from faceanon_engine.engine.datasets.reader import Reader, prefetch, thread_count, threads
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError
+from faceanon_engine.engine.images.align import Face
 from faceanon_engine.engine.job.beginning import WorkerFactory, begin_job
 from faceanon_engine.engine.job.folder import has_manifest, refuse_blocked, refuse_held
 from faceanon_engine.engine.job.layout import JobFolder, released
-from faceanon_engine.engine.job.listing import Listing, Rows, fail_faces, look_through, plan_faces
+from faceanon_engine.engine.job.listing import Listing, Rows, fail_faces, fits, look_through, plan_faces
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
 from faceanon_engine.engine.job.report import JobPlan, PlannedItem
-from faceanon_engine.engine.job.rows import by_input, is_done
+from faceanon_engine.engine.job.rows import by_input, has_name, is_done
+from faceanon_engine.engine.job.samples import reader_of
 from faceanon_engine.engine.job.settings import JobSettings
+
+_LEFT = {"redacted": "redact", "skipped": "skip", "kept": "leave"}
+"""What is said of faces that no other takes the place of."""
+_NONE = np.zeros((0, 0, 3), np.uint8)
 
 
 def plan_job(settings: JobSettings, *, make_worker: WorkerFactory | None = None) -> JobPlan:
@@ -28,12 +37,15 @@ def plan_job(settings: JobSettings, *, make_worker: WorkerFactory | None = None)
     settings = beginning.settings
     refuse_held(settings.folder)
     beginning.worker.check()
-    listing, update = look_through(settings, beginning.samples, *_recorded(settings.folder))
-    reader = Reader(settings.align, beginning.worker.resolution, settings.min_face)
+    inputs, rows = _recorded(settings.folder)
+    listing, update = look_through(settings, beginning.samples, inputs, rows)
+    photos = {row.path: row for row in (*inputs.values(), *update.inputs)} if settings.gives_photos else {}
+    reader = reader_of(settings, beginning.worker.resolution)
     items = [
         *_kept(beginning.samples, listing),
-        *_to_do(settings, listing, reader),
+        *_to_do(settings, listing, reader, photos),
         *map(_failing, update.vanished),
+        *(_failing_photo(row) for row in update.inputs if row.reason == "missing"),
     ]
     items.sort(key=lambda item: (item.input, item.face))
     return JobPlan(settings.output, beginning.about(), tuple(items), left_out(settings.input))
@@ -53,38 +65,65 @@ def _kept(samples: Sequence[Sample], listing: Listing) -> list[PlannedItem]:
     return [_keeping(row) for sample in samples if sample.key not in todo for row in listing.rows[sample.key]]
 
 
-def _to_do(settings: JobSettings, listing: Listing, reader: Reader) -> list[PlannedItem]:
+def _to_do(
+    settings: JobSettings, listing: Listing, reader: Reader, photos: Mapping[str, InputRow]
+) -> list[PlannedItem]:
     """Faces of the other inputs, which are read as a run reads them."""
 
-    def count(sample: Sample) -> int:
-        return len(reader.read(sample).faces)
+    def without_pixels(sample: Sample) -> Sample:
+        read = reader.read(sample)
+        return replace(read, faces=tuple(Face(_NONE, face.frame) for face in read.faces))
 
     items: list[PlannedItem] = []
     with threads() as executor:
-        for sample, future in prefetch(executor, count, listing.todo, 2 * thread_count()):
-            rows = listing.rows[sample.key]
+        for sample, future in prefetch(executor, without_pixels, listing.todo, 2 * thread_count()):
+            rows, photo = listing.rows[sample.key], photos.get(sample.key)
+            if photo is not None and photo.output is None:
+                items.append(_failing_photo(photo))
+                continue
+            output = None if photo is None else photo.output
             try:
-                faces = future.result()
+                read = future.result()
             except InputError as error:
+                if photo is not None:
+                    items.append(PlannedItem(sample.key, 0, "fail", None, error.reason, error.message))
+                    continue
                 rows = fail_faces(settings.output, rows, error)
                 items += [_keeping(row) if is_done(settings.output, row) else _failing(row) for row in rows]
-            else:
-                rows = plan_faces(settings, listing.names, sample.key, rows, faces)
-                items += [_anonymizing(settings.output, row) for row in rows]
+                continue
+            if not fits(read, rows):
+                rows = plan_faces(settings, listing.names, read, rows, output)
+            if photo is not None and not rows:
+                items.append(_faceless(settings, photo))
+            items += [_anonymizing(settings.output, row, output) for row in rows]
     return items
 
 
-def _anonymizing(output: Path, row: ItemRow) -> PlannedItem:
-    if is_done(output, row):
-        return _keeping(row)
-    if row.output is None:
+def _anonymizing(folder: Path, row: ItemRow, photo: str | None) -> PlannedItem:
+    """photo: the name of what it will be in, where photographs are given back."""
+    if row.state in _LEFT:
+        return PlannedItem(row.input, row.face, _LEFT[row.state], photo, row.reason, row.message)
+    if is_done(folder, row):
+        return _keeping(row, photo)
+    if not has_name(row):
         return _failing(row)
-    refuse_blocked(output / released(row.output))
-    return PlannedItem(row.input, row.face, "anonymize", row.output)
+    output = row.output or photo
+    refuse_blocked(folder / released(str(output)))
+    return PlannedItem(row.input, row.face, "anonymize", output)
 
 
-def _keeping(row: ItemRow) -> PlannedItem:
-    return PlannedItem(row.input, row.face, "keep", row.output)
+def _keeping(row: ItemRow, photo: str | None = None) -> PlannedItem:
+    return PlannedItem(row.input, row.face, "keep", row.output or photo)
+
+
+def _faceless(settings: JobSettings, photo: InputRow) -> PlannedItem:
+    if settings.allow_faceless:
+        return PlannedItem(photo.path, 0, "give back", photo.output, "no-face", "no face was found")
+    return PlannedItem(photo.path, 0, "fail", None, "no-face", "no face was found: --allow-faceless gives it back")
+
+
+def _failing_photo(photo: InputRow) -> PlannedItem:
+    return PlannedItem(photo.path, 0, "fail", None, photo.reason, photo.message)
 
 
 def _failing(row: ItemRow) -> PlannedItem:

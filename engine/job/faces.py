@@ -10,11 +10,11 @@ from itertools import groupby
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import InputError
 from faceanon_engine.engine.job.groups import Listed
-from faceanon_engine.engine.job.listing import fail_faces, plan_faces, remove_results
+from faceanon_engine.engine.job.listing import fail_faces, fits, plan_faces, remove_results
 from faceanon_engine.engine.job.manifest import ItemRow
 from faceanon_engine.engine.job.names import OutputNames
 from faceanon_engine.engine.job.recording import PendingFace, Recorder
-from faceanon_engine.engine.job.rows import is_done
+from faceanon_engine.engine.job.rows import has_name, is_done
 from faceanon_engine.engine.job.settings import JobSettings
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ def _faces_of(settings: JobSettings, names: OutputNames, reading: Reading, recor
         rows, key = listed.rows, listed.sample.key
         try:
             sample = future.result()
+            photo = recorder.photo_name(key)
         except InputError as error:
             if listed.is_done:
                 logger.info("%s is done and cannot be read any more: %s", key, error.message)
@@ -57,22 +58,28 @@ def _faces_of(settings: JobSettings, names: OutputNames, reading: Reading, recor
                 recorder.fail_input(key, fail_faces(settings.output, rows, error), error)
             continue
         if not listed.is_done:
-            if len(sample.faces) != len(rows):
-                rows = _replan(settings, names, sample, rows, recorder)
-            pending = [row for row in rows if row.output is not None and not is_done(settings.output, row)]
-            recorder.begin(sample.key, rows, len(pending))
+            # What else is recorded of an input, an empty one's number of faces too, is recorded with its plan.
+            if not rows or sample.boxes is not None or not fits(sample, rows):
+                rows = _replan(settings, names, sample, rows, recorder, photo)
+            pending = [row for row in rows if has_name(row) and not is_done(settings.output, row)]
+            recorder.begin(sample, rows, len(pending))
         for row in rows[: len(sample.faces)]:
-            if row.output is not None:
+            if has_name(row):
                 face = sample.faces[row.face]
                 yield PendingFace(sample, face, row, listed.is_done or is_done(settings.output, row))
 
 
 def _replan(
-    settings: JobSettings, names: OutputNames, sample: Sample, rows: Sequence[ItemRow], recorder: Recorder
+    settings: JobSettings,
+    names: OutputNames,
+    sample: Sample,
+    rows: Sequence[ItemRow],
+    recorder: Recorder,
+    photo: str | None,
 ) -> list[ItemRow]:
     """Rows for as many faces as there are; they are recorded before anything of them is written."""
     with names.alone():
-        planned = plan_faces(settings, names, sample.key, rows, len(sample.faces))
+        planned = plan_faces(settings, names, sample, rows, photo)
         remove_results(settings.output, rows[len(sample.faces) :])
-        recorder.plan(sample.key, planned)
+        recorder.plan(sample, planned)
     return planned

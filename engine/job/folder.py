@@ -13,7 +13,7 @@ from typing import Any
 
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job.layout import MANIFEST_NAME, PRIVATE, PROCESS_LOCK_PATTERN, JobFolder, kept_private
-from faceanon_engine.engine.job.manifest import ItemRow, Manifest
+from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.workers.worker import Worker
 from faceanon_engine.engine.system.below import remove_below
@@ -37,6 +37,9 @@ def fixed_settings(settings: JobSettings, worker: Worker) -> dict[str, Any]:
         "steps": settings.resolved_steps,
         "align": settings.align,
         "min_face": settings.min_face,
+        "output": settings.results,
+        "unhandled": settings.unhandled if settings.gives_photos else None,
+        "match_colour": settings.match_colour if settings.gives_photos else None,
         "format": settings.resolved_format,
         "quality": settings.resolved_quality if lossy else None,
         "save_codes": settings.save_codes,
@@ -203,7 +206,7 @@ def _wait_for_orphans(folder: JobFolder, *, remove: bool = True) -> None:
             pass
 
 
-def others_in_release(folder: JobFolder, rows: Iterable[ItemRow]) -> tuple[str, ...]:
+def others_in_release(folder: JobFolder, rows: Iterable[ItemRow | InputRow]) -> tuple[str, ...]:
     """A line about files in `release/` that are no results of the job, nothing where there are none; they stay."""
     ours = {row.output for row in rows}
     others: list[str] = []

@@ -20,6 +20,7 @@ PROCESS_LOCK_PATTERN = "process-*.lock"
 EXTENSIONS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 """The endings of results, by their formats."""
 _CODES = "codes"
+_FACES = "faces"
 _CODES_ENDING = ".w_plus.npy"
 _BACKSLASH_LEADS = os.name == "nt"
 _NO_PARTS = frozenset(("", ".", ".."))
@@ -91,6 +92,21 @@ def kept_private(name: str) -> str:
 def codes_name(output: str) -> str:
     """The name of a result's w+ code, relative to `private/`."""
     return f"{_CODES}/{PurePosixPath(output).with_suffix(_CODES_ENDING)}"
+
+
+def face_name(photo: str, face: int) -> str:
+    """The name, relative to `private/`, of the new face that is put into a photograph with this name in `release/`."""
+    return f"{_FACES}/{photo}/{face}.png"
+
+
+def face_codes_name(crop: str) -> str:
+    """The name of the w+ code of a new face with that name, both relative to `private/`."""
+    return codes_name(crop.removeprefix(f"{_FACES}/"))
+
+
+def is_face_name(name: str) -> bool:
+    """Whether a name relative to `private/` is one that `face_name` may give."""
+    return name.startswith(f"{_FACES}/") and name.count("/") >= 2 and name.endswith(".png")
 
 
 def stays_inside(name: str) -> bool:

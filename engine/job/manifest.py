@@ -21,7 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from faceanon_engine.engine.errors import UserError
-from faceanon_engine.engine.job.columns import INPUT_COLUMNS, ITEM_COLUMNS, JOB_CHECKS, STATES, wrong_item
+from faceanon_engine.engine.job.columns import (
+    INPUT_COLUMNS,
+    ITEM_COLUMNS,
+    JOB_CHECKS,
+    STATES,
+    wrong_input,
+    wrong_item,
+)
 from faceanon_engine.engine.job.layout import JobFolder, kept_private, released
 from faceanon_engine.engine.system.below import first_link
 from faceanon_engine.engine.system.files import atomic_file, failures_explained
@@ -29,7 +36,7 @@ from faceanon_engine.engine.system.printable import printable, shortened
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 _WORD_AFTER = 1.0
 """Seconds that another program may hold the file until the person is told that it is waited for."""
 _READER_PATIENCE = 10.0
@@ -51,15 +58,22 @@ create table inputs (
     path text primary key,                 -- relative to the job's INPUT
     bytes integer,                         -- size and modification time when it was listed
     modified_ns integer,
-    faces integer                          -- null until it was looked at
+    faces integer,                         -- null until it was looked at
+    boxes integer,                         -- faces that --boxes says are in it
+    boxes_found integer,                   -- of those, how many the detector found by itself
+    state text check (state in ('pending', 'done', 'failed', 'withheld')),  -- of a photo that is given back
+    reason text,                           -- a short code, when failed or withheld
+    message text,                          -- the same for people
+    output text unique                     -- a photo, relative to release/
 );
 create table items (
     input text not null references inputs(path),
     face integer not null,                 -- 0, 1, ... within the input
-    state text not null check (state in ('pending', 'done', 'failed')),
-    reason text,                           -- a short code, when failed
+    state text not null check (state in ('pending', 'done', 'failed', 'kept', 'redacted', 'skipped')),
+    reason text,                           -- a short code, when failed, redacted or skipped
     message text,                          -- the same for people
     output text unique,                    -- relative to release/
+    crop text unique,                      -- the new face of a photo, relative to private/
     codes text,                            -- w+ file, when asked for, relative to private/
     frame text,                            -- JSON: where the face lies in its photograph
     neighbour_id integer,                  -- row of the pool
@@ -87,12 +101,21 @@ _INPUTS = ", ".join(INPUT_COLUMNS.checks)
 
 @dataclass(frozen=True)
 class InputRow:
-    """An input as it was when it was listed; faces is None until it was looked at."""
+    """An input as it was when it was listed; faces is None until it was looked at, state where no photo is given back.
+
+    Columns as in the table `inputs`.
+    """
 
     path: str
     bytes: int | None
     modified_ns: int | None
     faces: int | None = None
+    boxes: int | None = None
+    boxes_found: int | None = None
+    state: str | None = None
+    reason: str | None = None
+    message: str | None = None
+    output: str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +128,7 @@ class ItemRow:
     reason: str | None = None
     message: str | None = None
     output: str | None = None
+    crop: str | None = None
     codes: str | None = None
     frame: str | None = None
     neighbour_id: int | None = None
@@ -222,9 +246,14 @@ class Manifest:
         with _explained(self.path):
             for values in self._connection.execute(f"select {_INPUTS} from inputs order by path"):
                 column = INPUT_COLUMNS.wrong(values)
+                if column is None:
+                    row = InputRow(*values)
+                    column = wrong_input(row.state, row.reason, row.output, row.faces)
                 if column is not None:
                     raise self._refused("inputs", column, values[list(INPUT_COLUMNS.checks).index(column)])
-                known[values[0]] = InputRow(*values)
+                if self._root is not None and row.output is not None:
+                    self._refuse_link(self._root, released(row.output))
+                known[values[0]] = row
         return known
 
     def items(self, state: str | None = None) -> list[ItemRow]:
@@ -243,7 +272,10 @@ class Manifest:
     def has_output(self, name: str) -> bool:
         """Whether an item has that output, small and large Latin letters taken for the same."""
         with _explained(self.path):
-            query = "select exists (select 1 from items where output = ? collate nocase)"
+            query = (
+                "select exists (select 1 from items where output = ?1 collate nocase) "
+                "or exists (select 1 from inputs where output = ?1 collate nocase)"
+            )
             return bool(self._connection.execute(query, (name,)).fetchone()[0])
 
     def counts(self) -> dict[str, int]:
@@ -261,18 +293,31 @@ class Manifest:
             dropped = [(path,) for path in forget]
             connection.executemany("delete from items where input = ?", dropped)
             connection.executemany("delete from inputs where path = ?", dropped)
+            marks = ", ".join("?" * len(INPUT_COLUMNS.checks))
+            values = ", ".join(f"{column} = excluded.{column}" for column in INPUT_COLUMNS.checks)
             connection.executemany(
-                "insert into inputs (path, bytes, modified_ns, faces) values (?, ?, ?, ?)",
-                [(row.path, row.bytes, row.modified_ns, row.faces) for row in inputs],
+                f"insert into inputs ({_INPUTS}) values ({marks}) on conflict (path) do update set {values}",
+                [tuple(getattr(row, column) for column in INPUT_COLUMNS.checks) for row in inputs],
             )
             self._insert(connection, items)
 
-    def plan_faces(self, path: str, items: Sequence[ItemRow]) -> None:
-        """Record that an input has these faces, before the first of them is written."""
+    def plan_faces(self, path: str, items: Sequence[ItemRow], boxes: tuple[int, int] | None = None) -> None:
+        """Record that an input has these faces, before the first of them is written.
+
+        boxes: how many faces the person says are in it, and how many of them the detector found by itself.
+        """
         with self._transaction() as connection:
             connection.execute("delete from items where input = ? and face >= ?", (path, len(items)))
             self._insert(connection, items)
             connection.execute("update inputs set faces = ? where path = ?", (len(items), path))
+            if boxes is not None:
+                connection.execute("update inputs set boxes = ?, boxes_found = ? where path = ?", (*boxes, path))
+
+    def settle_photo(self, path: str, state: str, reason: str | None = None, message: str | None = None) -> None:
+        """Record what became of a photograph that was to be given back."""
+        with self._transaction() as connection:
+            update = "update inputs set state = ?, reason = ?, message = ? where path = ?"
+            connection.execute(update, (state, reason, message, path))
 
     def finish(self, items: Sequence[ItemRow], faces: Mapping[str, int] | None = None) -> None:
         """Record results, done or failed, and the number of faces of inputs that were looked at."""
@@ -354,13 +399,15 @@ class Manifest:
         column = ITEM_COLUMNS.wrong(values)
         if column is None:
             row = ItemRow(*values)
-            column = wrong_item(row.output, row.codes, row.state, row.reason)
+            column = wrong_item(row.output, row.crop, row.codes, row.state, row.reason)
         if column is not None:
             raise self._refused("items", column, values[COLUMNS.index(column)])
-        if self._root is not None and row.output is not None:
-            self._refuse_link(self._root, released(row.output))
-            if row.codes is not None:
-                self._refuse_link(self._root, kept_private(row.codes))
+        if self._root is not None:
+            if row.output is not None:
+                self._refuse_link(self._root, released(row.output))
+            for name in (row.crop, row.codes):
+                if name is not None:
+                    self._refuse_link(self._root, kept_private(name))
         return row
 
     def _refuse_gaps(self, rows: Iterable[ItemRow]) -> None:

@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.job.layout import EXTENSIONS, LONGEST_ENDING
-from faceanon_engine.engine.job.manifest import ItemRow
-from faceanon_engine.engine.job.rows import result_files
+from faceanon_engine.engine.job.manifest import InputRow, ItemRow
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.system.below import first_link
 
@@ -41,11 +41,12 @@ class OutputNames:
         """Let no result have the name of a folder in which this file lies."""
         self.folders.update(str(parent).casefold() for parent in PurePosixPath(path).parents)
 
-    def choose(self, path: str, face: int = 0) -> str:
+    def choose(self, path: str, face: int = 0, extension: str | None = None) -> str:
         """A free name for a face of an input: a.jpg gives a.png, or a.jpg.png when a.png is taken.
 
-        Where that is longer than file systems allow, the input's own name is cut.
+        Where that is longer than file systems allow, the input's own name is cut. extension: another than all have.
         """
+        extension = self.extension if extension is None else extension
         source = PurePosixPath(path)
         folder = PurePosixPath(*(_cut(part, _LONGEST_NAME) for part in source.parent.parts))
         mark = f"-face{face}" if face else ""
@@ -54,7 +55,7 @@ class OutputNames:
         while True:
             for stem, ending in candidates:
                 room = _LONGEST_NAME - len(ending) - LONGEST_ENDING
-                name = str(folder / f"{_cut(stem, room)}{ending}{self.extension}")
+                name = str(folder / f"{_cut(stem, room)}{ending}{extension}")
                 known = name.casefold() in self.taken or name.casefold() in self.folders
                 if not known and not self.given_by_others(name):
                     self.reserve(name)
@@ -66,27 +67,28 @@ class OutputNames:
 def taken_names(
     settings: JobSettings,
     samples: Iterable[Sample],
+    inputs: Iterable[InputRow],
     rows: Mapping[str, Sequence[ItemRow]],
-    given_up: Iterable[ItemRow] = (),
+    given_up: Iterable[str] = (),
     given_by_others: Callable[[str], bool] = lambda name: False,
     alone: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> OutputNames:
     """The names that are taken before any is chosen: folders of inputs, and earlier results.
 
-    `given_up` are rows whose results are of no use any more; see `OutputNames` for what keeps several processes apart.
+    `given_up` are files in the job's folder that are of no use any more; see `OutputNames` for what keeps several
+    processes apart.
     """
     names = OutputNames(
         EXTENSIONS[settings.resolved_format],
-        given_up={name.casefold(): name for row in given_up for name in result_files(row)},
+        given_up={name.casefold(): name for name in given_up},
         given_by_others=given_by_others,
         alone=alone,
     )
     for sample in samples:
         names.add_folders(sample.key)
-    for known in rows.values():
-        for row in known:
-            if row.output is not None:
-                names.reserve(row.output)
+    for output in chain((row.output for row in inputs), (row.output for known in rows.values() for row in known)):
+        if output is not None:
+            names.reserve(output)
     return names
 
 

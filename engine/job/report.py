@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from faceanon_engine.engine.job.counts import BoxCounts, FaceCounts, PhotoCounts
 from faceanon_engine.engine.system.progress import Observer
 
 
@@ -28,7 +29,7 @@ class JobObserver(Observer):
 
 @dataclass(frozen=True)
 class Failure:
-    """An input, or one face of it, that was not anonymized."""
+    """An input, or one face of it, that was not anonymized, or a photograph that is not given back."""
 
     input: str
     face: int
@@ -58,15 +59,24 @@ class JobResult:
     failures: tuple[Failure, ...] = ()
     left: int = 0
     """Inputs that nobody did, as the processes of all devices had died."""
+    faces: FaceCounts | None = None
+    """What became of all faces."""
+    photos: PhotoCounts | None = None
+    """What became of all photographs; None where none are given back."""
+    boxes: BoxCounts | None = None
+    """How many of the given faces were found; None where none were given."""
 
     @property
     def exit_code(self) -> int:
-        """0 when everything is done, 1 when something failed or is left."""
-        return 1 if self.failed or self.left else 0
+        """0 when everything is done, 1 when something failed, was withheld or is left."""
+        return 1 if self.failures or self.left else 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `--json`."""
         values = asdict(self) | {"exit_code": self.exit_code}
+        for name in ("faces", "photos", "boxes"):
+            counts = getattr(self, name)
+            values[name] = None if counts is None else counts.to_json()
         values.update(output=str(self.output), release=str(self.release), manifest=str(self.manifest))
         values["contact_sheet"] = None if self.contact_sheet is None else str(self.contact_sheet)
         return values
@@ -79,7 +89,7 @@ class PlannedItem:
     input: str
     face: int
     action: str
-    """anonymize, keep (done already) or fail."""
+    """anonymize, keep (done already), redact, skip, leave (a face that is kept), give back (without a face) or fail."""
     output: str | None
     """Relative to `release/`."""
     reason: str | None = None

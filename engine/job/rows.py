@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from faceanon_engine.engine.job.layout import kept_private, released
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow
 from faceanon_engine.engine.system.below import is_file_below
 
+_LEFT = frozenset({"kept", "redacted", "skipped"})
+"""States of faces that no other takes the place of."""
 LONGEST_MESSAGE = 1000
 """Characters of what a decoder or a network says that are kept."""
 
@@ -32,9 +35,15 @@ def failed_row(row: ItemRow, reason: Reason, message: str, frame: Frame | None =
         reason=reason,
         message=message[:LONGEST_MESSAGE],
         output=row.output,
+        crop=row.crop,
         frame=None if frame is None else frame_text(frame),
         finished_at=now(),
     )
+
+
+def left_row(row: ItemRow, state: str, reason: Reason, message: str, frame: Frame) -> ItemRow:
+    """The row of a face that no other takes the place of: "redacted" in its photograph, or "skipped"."""
+    return replace(failed_row(row, reason, message, frame), state=state)
 
 
 def by_input(items: Iterable[ItemRow]) -> dict[str, list[ItemRow]]:
@@ -47,8 +56,8 @@ def by_input(items: Iterable[ItemRow]) -> dict[str, list[ItemRow]]:
 
 def result_files(row: ItemRow) -> tuple[str, ...]:
     """The files of a result, by their names in the job's folder."""
-    output = () if row.output is None else (released(row.output),)
-    return output if row.codes is None else (*output, kept_private(row.codes))
+    names = [] if row.output is None else [released(row.output)]
+    return (*names, *(kept_private(name) for name in (row.crop, row.codes) if name is not None))
 
 
 def stamp(sample: Sample) -> tuple[int | None, int | None]:
@@ -66,12 +75,20 @@ def has_changed(known: InputRow | None, sample: Sample) -> bool:
 
 
 def is_done(output: Path, row: ItemRow) -> bool:
-    """Whether a face is recorded as done and its files are there."""
-    return (
-        row.state == "done"
-        and row.output is not None
-        and all(is_file_below(output, name) for name in result_files(row))
-    )
+    """Whether a face is recorded as done and its files are there, or nothing is to be done with it."""
+    if not has_name(row):
+        return row.state in _LEFT
+    return row.state == "done" and all(is_file_below(output, name) for name in result_files(row))
+
+
+def has_name(row: ItemRow) -> bool:
+    """Whether the row is that of a face that gets a result; the others have no name, or nothing is done with them."""
+    return row.output is not None or row.crop is not None
+
+
+def is_given_back(output: Path, known: InputRow) -> bool:
+    """Whether a photograph is recorded as given back and lies there."""
+    return known.state == "done" and known.output is not None and is_file_below(output, released(known.output))
 
 
 def is_lost(output: Path, row: ItemRow) -> bool:

@@ -17,6 +17,7 @@ from faceanon_engine.engine.datasets.folder import left_out
 from faceanon_engine.engine.datasets.reader import Reader, prefetch, thread_count, threads
 from faceanon_engine.engine.job.batches import Batches
 from faceanon_engine.engine.job.beginning import Beginning, WorkerFactory, begin_job
+from faceanon_engine.engine.job.counts import count_boxes, count_faces, count_photos
 from faceanon_engine.engine.job.faces import faces_to_do
 from faceanon_engine.engine.job.folder import (
     has_manifest,
@@ -29,13 +30,14 @@ from faceanon_engine.engine.job.folder import (
 )
 from faceanon_engine.engine.job.groups import Groups, Listed, claimed_inputs, inputs_to_do, settled_together
 from faceanon_engine.engine.job.listing import Listing, bring_up_to_date, shared_names
-from faceanon_engine.engine.job.manifest import Manifest
+from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
 from faceanon_engine.engine.job.names import OutputNames
+from faceanon_engine.engine.job.photos import Photos
 from faceanon_engine.engine.job.processes import share_among
 from faceanon_engine.engine.job.recording import recording
 from faceanon_engine.engine.job.report import Failure, JobObserver, JobResult
 from faceanon_engine.engine.job.rows import by_input, is_lost
-from faceanon_engine.engine.job.samples import find_samples
+from faceanon_engine.engine.job.samples import find_samples, reader_of
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.sheet import Load, contact_sheet
 from faceanon_engine.engine.job.workers.worker import Worker
@@ -131,13 +133,10 @@ def _run(
         inputs = inputs_to_do(listing, groups)
         _anonymize(settings, inputs, groups.mixes, together, listing.names, manifest, observer, load)
     sheet = contact_sheet(settings, samples, manifest, observer, load)
-    rows = manifest.items()
-    for note in others_in_release(settings.folder, rows):
+    rows, listed = manifest.items(), tuple(manifest.inputs().values())
+    for note in others_in_release(settings.folder, [*rows, *listed]):
         observer.note(note)
     counts = manifest.counts()
-    failures = tuple(
-        Failure(row.input, row.face, row.reason or "", row.message or "") for row in rows if row.state == "failed"
-    )
     return JobResult(
         output=settings.output,
         release=settings.folder.release,
@@ -150,8 +149,11 @@ def _run(
         done_before=done_before,
         seconds=time.monotonic() - started,
         about=about,
-        failures=failures,
+        failures=_failures(rows, listed),
         left=left,
+        faces=count_faces(rows),
+        photos=count_photos(listed),
+        boxes=count_boxes(listed),
     )
 
 
@@ -168,7 +170,8 @@ def _anonymize(
     worker, reader = load()
     logger.info("up to %d faces are optimised together", together)
     bundle = str(worker.identity().get("bundle"))
-    with threads() as executor, recording(settings, bundle, manifest, observer, executor) as recorder:
+    photos = Photos(settings, manifest.inputs(), reader) if settings.gives_photos else None
+    with threads() as executor, recording(settings, bundle, manifest, observer, executor, photos) as recorder:
         reading = prefetch(executor, lambda listed: reader.read(listed.sample), inputs, together + thread_count())
         faces = faces_to_do(settings, names, reading, recorder, None if mixes else together)
         Batches(worker, recorder, observer, settings.resolved_steps).anonymize(faces, together)
@@ -196,9 +199,23 @@ def _loader(settings: JobSettings, worker: Worker, observer: JobObserver) -> Loa
     @functools.cache
     def load() -> tuple[Worker, Reader]:
         worker.load(observer.progress)
-        return worker, Reader(settings.align, worker.resolution, settings.min_face)
+        return worker, reader_of(settings, worker.resolution)
 
     return load
+
+
+def _failures(rows: Iterable[ItemRow], inputs: Iterable[InputRow]) -> tuple[Failure, ...]:
+    """Faces that failed, and photographs that are not given back; of those the first says what is wrong."""
+    photos = [row for row in inputs if row.state in ("failed", "withheld")]
+    told = {row.path for row in photos}
+    return (
+        *(Failure(row.path, 0, row.reason or "", row.message or "") for row in photos),
+        *(
+            Failure(row.input, row.face, row.reason or "", row.message or "")
+            for row in rows
+            if row.state == "failed" and row.input not in told
+        ),
+    )
 
 
 def _count_lost(settings: JobSettings, listing: Listing) -> int:

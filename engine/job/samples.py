@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from faceanon_engine.engine.datasets.folder import find_inputs
+from faceanon_engine.engine.datasets.reader import Reader
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job.layout import MANIFEST_NAME, PRIVATE, RELEASE, JobFolder, part_of_job
@@ -49,6 +50,11 @@ def inputs_of(source: Path, limit: int | None) -> tuple[Sample, ...]:
         if (refusal := _private_at(folder) or _old_job_at(folder)) is not None:
             raise UserError(refusal)
     return samples[:limit]
+
+
+def reader_of(settings: JobSettings, resolution: int) -> Reader:
+    """What reads the inputs of a job; raises UserError when the face detector cannot be opened."""
+    return Reader(settings.align, resolution, settings.min_face, photos=settings.gives_photos)
 
 
 def refuse_inside_job(path: Path, *, private_too: bool = False) -> None:

@@ -37,14 +37,17 @@ def setting(
     most: int | None = None,
     chosen: str | None = None,
     metavar: str | None = None,
+    spelled: str | None = None,
 ) -> Any:
     """A field of a dataclass that a person may set; its type says the rest, a Literal which words it takes.
 
     help: what it does, for the command line and whoever reads the class. least, above, most: its range; with `above`
     the lower end itself is outside. chosen: where the default is None, what is taken then; "auto" can be asked for by
-    that word, too. metavar: how the command line shows its value.
+    that word, too. metavar: how the command line shows its value. spelled: how files, flags and messages name it where
+    that is not the field's name.
     """
     described = {"help": help, "least": least, "above": above, "most": most, "chosen": chosen, "metavar": metavar}
+    described["spelled"] = spelled
     return field(default=default, metadata=described)
 
 
@@ -67,11 +70,8 @@ class Setting:
     most: int | None
     chosen: str | None
     metavar: str | None
-
-    @property
-    def spelled(self) -> str:
-        """Its name as files, flags and messages spell it, with hyphens."""
-        return self.name.replace("_", "-")
+    spelled: str
+    """Its name as files, flags and messages spell it, with hyphens."""
 
     @property
     def may_be_auto(self) -> bool:
@@ -153,6 +153,6 @@ def settings_in(owner: type) -> dict[str, Setting]:
             choices=words,
             optional=NoneType in members,
             default=each.default,
-            **each.metadata,
+            **{**each.metadata, "spelled": each.metadata["spelled"] or each.name.replace("_", "-")},
         )
     return settings

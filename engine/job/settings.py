@@ -18,6 +18,8 @@ from faceanon_engine.engine.choices import (
     OptimisePrecision,
     Precision,
     PresetName,
+    ResultKind,
+    Unhandled,
 )
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job.layout import JobFolder
@@ -87,7 +89,29 @@ class JobSettings:
         most=10_000,
         metavar="PIXELS",
     )
-    format: ImageFormat | None = setting(None, "Of the results.", chosen="the preset's, png for falco")
+    results: ResultKind = setting(
+        "crops",
+        "Give each face as a crop, or the photographs with other faces put into them.",
+        spelled="output",
+    )
+    unhandled: Unhandled = setting(
+        "blur",
+        "With photos: what becomes of faces that cannot be replaced; fail withholds their photographs.",
+    )
+    allow_faceless: bool = setting(
+        False, "With photos: give photographs in which no face was found, too; otherwise they are withheld."
+    )
+    match_colour: bool = setting(True, "With photos: match a face's colours to the skin around it.")
+    boxes: str | Path | None = setting(
+        None,
+        "Your own boxes of faces, COCO JSON, WIDER text or CSV: those that were not found count, too, and the share of "
+        "them that was found is said.",
+        chosen="none",
+        metavar="FILE",
+    )
+    format: ImageFormat | None = setting(
+        None, "Of the results.", chosen="the preset's, png for falco; of photos, their own"
+    )
     quality: int | None = setting(
         None, "Of jpeg and webp.", least=1, most=100, chosen="the preset's, 95 for falco", metavar="1..100"
     )
@@ -116,6 +140,7 @@ class JobSettings:
                 raise UserError(f"{name} {shown(str(path))} is no path: give a shorter, plain one")
         for each in SETTINGS.values():
             each.check(getattr(self, each.name))
+        self._check_photos()
 
     @property
     def folder(self) -> JobFolder:
@@ -127,6 +152,20 @@ class JobSettings:
         """The constants of the named preset, with what was asked for instead of them."""
         preset = get_preset(self.preset)
         return preset if self.proxy_resolution is None else replace(preset, proxy_resolution=self.proxy_resolution)
+
+    def _check_photos(self) -> None:
+        if self.gives_photos:
+            if self.align == "never":
+                raise UserError("align never takes inputs as aligned crops, in which nothing is put back: leave it out")
+            return
+        for name in _OF_PHOTOS:
+            if getattr(self, name) != SETTINGS[name].default:
+                raise UserError(f"{SETTINGS[name].spelled} is for photographs: add --output photos, or leave it out")
+
+    @property
+    def gives_photos(self) -> bool:
+        """Whether results are photographs with other faces in them, not crops."""
+        return self.results == "photos"
 
     @property
     def resolved_steps(self) -> int:
@@ -144,6 +183,7 @@ class JobSettings:
         return self.resolved_preset.output_quality if self.quality is None else self.quality
 
 
+_OF_PHOTOS = ("unhandled", "allow_faceless", "match_colour")
 SETTINGS: dict[str, Setting] = settings_in(JobSettings)
 """By name with underscores, in the order in which they are shown."""
 
@@ -182,6 +222,11 @@ class JobOptions(StageOptions, PoolOptions, total=False):
     devices: str | None
     optimise_precision: OptimisePrecision
     proxy_resolution: int | None
+    results: ResultKind
+    unhandled: Unhandled
+    allow_faceless: bool
+    match_colour: bool
+    boxes: str | Path | None
     format: ImageFormat | None
     quality: int | None
     save_codes: bool
@@ -202,7 +247,7 @@ def loose_settings(pairs: Iterable[tuple[object, object]]) -> dict[str, Any]:
     converted: dict[str, Any] = {}
     unknown: list[object] = []
     for key, value in pairs:
-        named = SETTINGS.get(key.replace("-", "_")) if isinstance(key, str) else None
+        named = _named(key) if isinstance(key, str) else None
         if named is None:
             unknown.append(key)
         elif named.name in converted:
@@ -224,6 +269,13 @@ def _unknown(keys: Sequence[object]) -> str:
     else:
         advice = f"known are {', '.join(known.spelled for known in SETTINGS.values())}"
     return f"unknown setting{'s' if len(keys) > 1 else ''} {first}{more}: {advice}"
+
+
+def _named(key: str) -> Setting | None:
+    """The setting of that name, as Python or as files spell it."""
+    return SETTINGS.get(key.replace("-", "_")) or next(
+        (each for each in SETTINGS.values() if each.spelled == key), None
+    )
 
 
 _NAMED = 3

@@ -11,11 +11,11 @@ from faceanon_engine.engine.errors import InputError
 from faceanon_engine.engine.images.decode import read_image
 from faceanon_engine.engine.images.encode import encode_image
 from faceanon_engine.engine.images.sheet import SheetRow, draw_sheet
-from faceanon_engine.engine.job.layout import CONTACT_SHEET_NAME, kept_private, released
+from faceanon_engine.engine.job.layout import CONTACT_SHEET_NAME, kept_private
 from faceanon_engine.engine.job.manifest import ItemRow, Manifest
 from faceanon_engine.engine.job.names import foreign_file
 from faceanon_engine.engine.job.report import JobObserver
-from faceanon_engine.engine.job.rows import by_input
+from faceanon_engine.engine.job.rows import by_input, result_files
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.workers.worker import Worker
 from faceanon_engine.engine.system.below import remove_below, write_below
@@ -76,7 +76,7 @@ def _sheet_rows(
             if row.input not in read:
                 read = {row.input: reader.read(by_key[row.input])}
             original = read[row.input].faces[row.face].pixels
-            result = read_image(output / released(str(row.output))).pixels
+            result = read_image(output / result_files(row)[0]).pixels
             inversion, neighbour = worker.intermediates(original[None], [int(row.neighbour_id or 0)])
         except (InputError, IndexError):
             # Taken away since it was anonymized, or paired with a face that the pool lacks: the sheet shows the others.

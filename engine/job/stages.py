@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from faceanon_engine.engine.datasets.folder import left_out
-from faceanon_engine.engine.datasets.reader import Reader, prefetch, thread_count, threads
+from faceanon_engine.engine.datasets.reader import prefetch, thread_count, threads
 from faceanon_engine.engine.errors import InputError, UserError
 from faceanon_engine.engine.images.pixels import Floats, Pixels, from_uint8
 from faceanon_engine.engine.job.report import Failure, JobObserver
-from faceanon_engine.engine.job.samples import inputs_of
+from faceanon_engine.engine.job.samples import inputs_of, reader_of
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.tables import Arrays, Table, is_table
 from faceanon_engine.engine.method.capacity import images_that_fit
@@ -188,7 +188,7 @@ def _over_faces(opened: OpenedStages, compute: Compute, observer: JobObserver | 
     observer = observer or JobObserver()
     settings, source = opened.settings, opened.settings.input
     samples = inputs_of(source, settings.limit)
-    reader = Reader(settings.align, opened.bundle.resolution, settings.min_face)
+    reader = reader_of(settings, opened.bundle.resolution)
     size = settings.batch_size or images_that_fit(opened.sessions.runs.device)
     observer.started(opened.about(), len(samples), 0)
     for note in left_out(source):
