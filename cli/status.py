@@ -16,6 +16,7 @@ from faceanon_engine.cli.console import add_row, output_console, print_json, say
 _SHOWN = 50
 _LONGEST = 1000
 """Characters of a setting that are shown."""
+_ORDER = ("done", "failed", "pending", "kept", "redacted", "skipped")
 _COLOURS = {
     "done": "green",
     "failed": "red",
@@ -24,7 +25,6 @@ _COLOURS = {
     "skipped": "cyan",
     "kept": "cyan",
 }
-_ALWAYS_COUNTED = ("done", "failed", "pending")
 
 
 @click.command()
@@ -73,7 +73,7 @@ def status(output: Path, failed: bool, show_all: bool, as_json: bool) -> None:
     console.print(_table(items if show_all else items[:_SHOWN], failed))
     if len(items) > _SHOWN and not show_all:
         say(console, f"{len(items) - _SHOWN} more rows: add --all")
-    summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count or state in _ALWAYS_COUNTED)
+    summary = ", ".join(f"{counts[state]} {state}" for state in sorted(counts, key=_ORDER.index))
     identities, seconds = _measured(known, "identity_after"), _measured(known, "seconds")
     if identities:
         summary += f"; identity cosine mean {fmean(identities):.3f}, largest {max(identities):.3f}"

@@ -279,13 +279,13 @@ class Manifest:
             return bool(self._connection.execute(query, (name,)).fetchone()[0])
 
     def counts(self) -> dict[str, int]:
-        """Number of items by state; every state has an entry."""
+        """Number of items by state; done, failed and pending have an entry where there are none, too."""
         with _explained(self.path):
             rows = self._connection.execute("select state, count(*) from items group by state").fetchall()
         for state, _ in rows:
             if state not in STATES:
                 raise self._refused("items", "state", state)
-        return dict.fromkeys(STATES, 0) | dict(rows)
+        return {"done": 0, "failed": 0, "pending": 0} | dict(rows)
 
     def add_inputs(self, inputs: Iterable[InputRow], items: Iterable[ItemRow], forget: Iterable[str] = ()) -> None:
         """Record inputs and their planned items; what was known of the inputs in `forget` is dropped first."""

@@ -24,7 +24,7 @@ def together(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> int:
     faces_in, guard, active, most = reading.faces_in, threading.Lock(), [0], [0]
     meeting = threading.Barrier(len(samples))
 
-    def watched(*arguments: Any) -> Any:
+    def watched(*arguments: Any, **options: Any) -> Any:
         with guard:
             active[0] += 1
             most[0] = max(most[0], active[0])
@@ -32,7 +32,7 @@ def together(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> int:
             meeting.wait(timeout=0.2)
         with guard:
             active[0] -= 1
-        return faces_in(*arguments)
+        return faces_in(*arguments, **options)
 
     monkeypatch.setattr(reading, "faces_in", watched)
     reader = Reader("never", 16)

@@ -73,7 +73,7 @@ def test_drawn_faces_are_found_and_pass_as_aligned(detector: FaceDetector, size:
     for code in codes:
         picture = render(code, size).image
         try:
-            (face,) = faces_in(DecodedImage(picture, "PNG"), "auto", 64, detector)
+            (face,) = faces_in(DecodedImage(picture, "PNG"), "auto", 64, detector).faces
         except InputError:
             continue
         if not face.frame.warped:
@@ -85,7 +85,7 @@ def test_drawn_faces_are_found_and_pass_as_aligned(detector: FaceDetector, size:
 def test_an_ordinary_photo_is_aligned_to_what_the_renderer_draws(detector: FaceDetector) -> None:
     code = sample(32)[0]
     photo = Image.fromarray(render(code, 480, frame_scale=1.9).image).rotate(20, Image.Resampling.BICUBIC)
-    (face,) = faces_in(DecodedImage(np.asarray(photo), "PNG"), "auto", 128, detector)
+    (face,) = faces_in(DecodedImage(np.asarray(photo), "PNG"), "auto", 128, detector).faces
     assert face.frame.warped
     detections = detector.detect(face.pixels)
     assert detections
@@ -95,7 +95,7 @@ def test_an_ordinary_photo_is_aligned_to_what_the_renderer_draws(detector: FaceD
 def test_two_faces_give_two_outputs_and_none_a_reason(detector: FaceDetector) -> None:
     codes = sample(33, 2)
     pair = np.concatenate([render(code, 240, frame_scale=1.6).image for code in codes], axis=1)
-    faces = faces_in(DecodedImage(pair, "PNG"), "auto", 64, detector)
+    faces = faces_in(DecodedImage(pair, "PNG"), "auto", 64, detector).faces
     assert [face.frame.warped for face in faces] == [True, True]
     areas = [float(np.prod(face.frame.box[2:] - face.frame.box[:2])) for face in faces if face.frame.box is not None]
     assert len(areas) == 2
@@ -108,7 +108,7 @@ def test_two_faces_give_two_outputs_and_none_a_reason(detector: FaceDetector) ->
 def test_never_takes_the_middle(detector: FaceDetector) -> None:
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, 10:20] = 200
-    (face,) = faces_in(DecodedImage(wide, "PNG"), "never", 10, None)
+    (face,) = faces_in(DecodedImage(wide, "PNG"), "never", 10, None).faces
     np.testing.assert_array_equal(face.pixels, 200)
 
 
@@ -156,7 +156,7 @@ def test_the_middle_square_lies_where_its_affine_says(size: int) -> None:
     height, width = 90, 140
     both = [resize_square(picture, size) for picture in ramps(height, width)]
     assert_shows_what_lies_at(both[0][1], [crop for crop, _ in both], height, width)
-    (face,) = faces_in(DecodedImage(ramps(height, width)[0], "PNG"), "never", size, None)
+    (face,) = faces_in(DecodedImage(ramps(height, width)[0], "PNG"), "never", size, None).faces
     np.testing.assert_array_equal(face.frame.affine, both[0][1])
     np.testing.assert_array_equal(face.pixels, both[0][0])
 
@@ -165,7 +165,7 @@ def test_a_crop_that_passes_keeps_what_was_detected_and_its_own_place(detector: 
     for code in sample(31, 20):
         picture = render(code, 128).image
         try:
-            (face,) = faces_in(DecodedImage(picture, "PNG"), "auto", 128, detector)
+            (face,) = faces_in(DecodedImage(picture, "PNG"), "auto", 128, detector).faces
         except InputError:
             continue
         if not face.frame.warped:
@@ -178,7 +178,7 @@ def test_a_crop_that_passes_keeps_what_was_detected_and_its_own_place(detector: 
 
 
 def test_without_a_detector_a_frame_says_no_more_than_it_knows() -> None:
-    (face,) = faces_in(DecodedImage(ramps(40, 40)[0], "PNG"), "never", 20, None)
+    (face,) = faces_in(DecodedImage(ramps(40, 40)[0], "PNG"), "never", 20, None).faces
     known = Frame(face.frame.affine)
     assert vars(face.frame) == vars(known)
     assert (known.box, known.landmarks, known.score, known.warped) == (None, None, None, False)

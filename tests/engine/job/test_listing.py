@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from faceanon_engine.engine.errors import InputError
+from faceanon_engine.engine.images.align import Frame, Unhandled
 from faceanon_engine.engine.job.folder import make_folder
 from faceanon_engine.engine.job.listing import (
     bring_up_to_date,
     fail_faces,
+    fits,
     look_through,
     plan_faces,
     plan_row,
@@ -23,6 +26,7 @@ from faceanon_engine.engine.job.samples import find_samples
 from faceanon_engine.engine.job.settings import JobSettings
 from tests.support.fake_worker import make_inputs
 from tests.support.jobs import items, known, run, stamps
+from tests.support.samples import WHOLE, with_faces
 
 
 def test_new_inputs_join_and_a_larger_limit_goes_on(settings: JobSettings) -> None:
@@ -141,7 +145,7 @@ def test_looking_through_writes_nothing_and_says_what_the_manifest_does_not_know
     assert stamps(settings.output) == before
     assert [sample.key for sample in listing.todo] == ["photo-00.png", "photo-01.png", "new/photo-00.png"]
     assert update.changed == ("photo-00.png",)
-    assert [row.output for row in update.given_up] == ["photo-00.png"]
+    assert update.given_up == ("release/photo-00.png",)
     assert [row.path for row in update.inputs] == ["photo-00.png", "new/photo-00.png"]
     assert [(row.input, row.state) for row in update.items] == [
         ("photo-00.png", "pending"),
@@ -173,9 +177,24 @@ def test_more_faces_are_planned_and_fewer_forgotten(settings: JobSettings) -> No
     make_inputs(settings.input, 1)
     samples = find_samples(settings)
     listing, _ = look_through(settings, samples, {}, {})
-    rows = plan_faces(settings, listing.names, "photo-00.png", listing.rows["photo-00.png"], 3)
+    (sample,), face = samples, np.zeros((8, 8, 3), np.uint8)
+    three = with_faces(sample, face, face, face)
+    rows = plan_faces(settings, listing.names, three, listing.rows["photo-00.png"])
     assert [row.output for row in rows] == ["photo-00.png", "photo-00-face1.png", "photo-00-face2.png"]
-    assert plan_faces(settings, listing.names, "photo-00.png", rows, 1) == rows[:1]
+    assert fits(three, rows)
+    one = with_faces(sample, face)
+    assert not fits(one, rows)
+    assert plan_faces(settings, listing.names, one, rows) == rows[:1]
+    left = replace(one, unhandled=(Unhandled(Frame(WHOLE), "too-small", "it is small"),))
+    assert not fits(left, rows)
+    planned = plan_faces(settings, listing.names, left, rows)
+    assert [(row.state, row.reason, row.output) for row in planned] == [
+        ("pending", None, "photo-00.png"),
+        ("skipped", "too-small", None),
+    ]
+    assert fits(left, planned)
+    again = plan_faces(settings, listing.names, with_faces(sample, face, face), planned)
+    assert [row.output for row in again] == ["photo-00.png", "photo-00.png-face1.png"], "nothing is left without a name"
 
 
 def test_what_is_done_does_not_fail_with_the_rest(settings: JobSettings) -> None:

@@ -170,8 +170,8 @@ def recorder(settings: JobSettings) -> Iterator[Callable[[JobObserver], Recorder
 
         def make(observer: JobObserver) -> Recorder:
             made = Recorder(settings, "b" * 64, manifest, observer, executor)
-            made.begin("two.png", rows[:2], 2)
-            made.begin("one.png", rows[2:], 1)
+            made.begin(sample_at(Path("two.png")), rows[:2], 2)
+            made.begin(sample_at(Path("one.png")), rows[2:], 1)
             return made
 
         yield make
@@ -211,8 +211,8 @@ def test_an_input_with_nothing_left_is_finished_at_once(
     observer = Told()
     recording = recorder(observer)
     taken = ItemRow("taken.png", 0, state="failed", reason="output-exists")
-    recording.begin("taken.png", [taken], 0)
-    recording.begin("done.png", [ItemRow("done.png", 0, state="done", output="done.png")], 0)
+    recording.begin(sample_at(Path("taken.png")), [taken], 0)
+    recording.begin(sample_at(Path("done.png")), [ItemRow("done.png", 0, state="done", output="done.png")], 0)
     assert observer.finished == [("taken.png", True), ("done.png", False)]
 
 

@@ -28,7 +28,7 @@ def test_every_input_becomes_an_output_at_the_same_place_and_a_full_row(settings
         missing = [name for name in ("reason", "message", "codes") if getattr(row, name) is not None]
         assert missing == []
         empty = [name for name, value in vars(row).items() if value is None]
-        assert empty == ["reason", "message", "codes"]
+        assert empty == ["reason", "message", "crop", "codes"]
         assert (row.state, row.steps, row.preset, row.bundle) == ("done", 2, "falco", "b" * 64)
         original = np.asarray(Image.open(settings.input / row.input))
         np.testing.assert_array_equal(np.asarray(Image.open(settings.folder.release / str(row.output))), 255 - original)

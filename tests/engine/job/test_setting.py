@@ -26,6 +26,7 @@ class Painting:
     thickness: float = setting(0.5, "In millimetres.", above=0, most=2)
     title: str | Path | None = setting(None, "On the frame.", chosen="none")
     signed: bool = setting(False, "Whether it is.")
+    last_coat: str = setting("oil", "Over all.", spelled="varnish")
     year: int = 1900
 
 
@@ -45,7 +46,9 @@ def test_a_setting_is_what_its_field_says() -> None:
         most=None,
         chosen="the walls'",
         metavar=None,
+        spelled="frame-colour",
     )
+    assert SETTINGS["last_coat"].spelled == "varnish"
     kinds = {name: (each.kind, each.optional) for name, each in SETTINGS.items()}
     assert kinds == {
         "colour": (str, False),
@@ -55,6 +58,7 @@ def test_a_setting_is_what_its_field_says() -> None:
         "thickness": (float, False),
         "title": (str, True),
         "signed": (bool, False),
+        "last_coat": (str, False),
     }
     assert Painting(Path("wall")).gloss == 50
 

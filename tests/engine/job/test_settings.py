@@ -116,5 +116,5 @@ def test_a_byte_order_mark_does_not_matter(tmp_path: Path, name: str, text: str)
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_settings_made_directly_refuse_another_kind_by_name(name: str) -> None:
     for wrong in ({}, 1j):
-        with pytest.raises(UserError, match=name.replace("_", "-")):
+        with pytest.raises(UserError, match=SETTINGS[name].spelled):
             JobSettings(Path("in"), Path("out"), **{name: wrong})
