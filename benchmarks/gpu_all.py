@@ -43,6 +43,7 @@ PACKAGES = {
     "platformdirs": "platformdirs",
     "safetensors": "safetensors",
     "filelock": "filelock",
+    "scipy": "scipy",
     "PIL": "pillow",
     "faiss": "faiss-cpu",
     "click": "click",

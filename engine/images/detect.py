@@ -9,7 +9,7 @@ look, repeated until the frame stays where it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from PIL import Image
 
 from faceanon_engine.engine.images.centerface import CenterFace, suppress
 from faceanon_engine.engine.images.ffhq import Square, ffhq_frame
+from faceanon_engine.engine.images.overlap import overlaps
 from faceanon_engine.engine.images.pixels import Pixels
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -61,6 +62,13 @@ _GLANCED = 0.2
 _STABLE = 0.015
 """Share of its side by which a frame may still move when it counts as found."""
 _MOST_LOOKS = 3
+_AROUND = 0.5
+"""Of the longer side of a box that somebody else gives, on each side: what is looked at for the face in it."""
+_SAME = 0.3
+"""Least share of the union by which a face is the one in such a box: that of a whole head shares 0.5 with its face's,
+a neighbour's face or one on a shirt shares less."""
+_VOUCHED = 0.3
+"""Lowest score of such a face."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +107,30 @@ class FaceDetector:
         # What the margin still hides is found without it.
         found = self._confirmed(pixels, self._candidates(pixels)) or self._confirmed(pixels, self._whole(pixels, 0.0))
         return sorted(_merged(found), key=lambda face: -face.frame.side)
+
+    def look_in(self, pixels: Pixels, box: Floats) -> Detection | None:
+        """The face that somebody says is in a box float [4] of a picture uint8 [H, W, 3] RGB; None where none is seen.
+
+        A box of the head is enough: of the faces in and around it that share `_SAME` with it the one that shares most.
+        Its size does not matter, and its score may be lower than that of a face nobody vouches for. None, too, for a
+        box that is not finite or has no area in the picture.
+        """
+        height, width = pixels.shape[:2]
+        box = np.asarray(box, float)
+        inside = np.clip(box, 0, [width, height, width, height])
+        if not np.isfinite(box).all() or (inside[2:] - inside[:2]).min() <= 0:
+            return None
+        around = max(box[2:] - box[:2]) * _AROUND
+        low = np.floor(np.clip(box[:2] - around, 0, [width, height])).astype(int)
+        high = np.ceil(np.clip(box[2:] + around, 0, [width, height])).astype(int)
+        start, there = np.tile(low, 2), pixels[low[1] : high[1], low[0] : high[0]]
+        vouched = Detection(box - start, np.zeros((5, 2)), 1.0)
+        faces = [self._settled(there, each, _VOUCHED) for each in self._whole(there, _MARGIN) if _stands(each)]
+        near = _nearest(faces, vouched.box)
+        for turn in (0, 45):
+            if near is None:
+                near = _nearest([self._turned(there, vouched, turn, _VOUCHED)], vouched.box)
+        return None if near is None else Detection(near.box + start, near.landmarks + low, near.score)
 
     def _confirmed(self, pixels: Pixels, candidates: list[Detection]) -> list[Detection]:
         return [face for face in (self._look_again(pixels, each) for each in candidates) if face is not None]
@@ -157,18 +189,21 @@ class FaceDetector:
 
     def _look_again(self, pixels: Pixels, candidate: Detection) -> Detection | None:
         """The candidate as an upright face, None where it is none."""
-        face = self._settled(pixels, candidate) if _stands(candidate) else None
+        face = self._settled(pixels, candidate, self._threshold) if _stands(candidate) else None
         for turn in (0, 45) if candidate.score >= _UNCERTAIN else (0,):
             if face is None:
-                glances = [self._look_at(pixels, square, _GLANCE) for square in _directions(candidate, turn)]
-                seen = [each for each in glances if each is not None and each.score >= _GLANCED]
-                if seen:
-                    face = self._settled(pixels, max(seen, key=lambda each: each.score))
+                face = self._turned(pixels, candidate, turn, self._threshold)
         if face is None or max(face.box[2:] - face.box[:2]) < 0.8 * self._min_face:
             return None
         return face
 
-    def _settled(self, pixels: Pixels, start: Detection) -> Detection | None:
+    def _turned(self, pixels: Pixels, candidate: Detection, turn: float, threshold: float) -> Detection | None:
+        """The candidate's box as a face that stands in one of the four directions, turned by so many degrees."""
+        glances = [self._look_at(pixels, square, _GLANCE) for square in _directions(candidate, turn)]
+        seen = [each for each in glances if each is not None and each.score >= _GLANCED]
+        return self._settled(pixels, max(seen, key=lambda each: each.score), threshold) if seen else None
+
+    def _settled(self, pixels: Pixels, start: Detection, threshold: float) -> Detection | None:
         """A face that stands, looked at until its frame stays; None where it is none, or never scores enough."""
         face, best, looks = start, start.score, 0
         while looks < _MOST_LOOKS:
@@ -180,7 +215,7 @@ class FaceDetector:
             if looks > 1 and _moved(before.frame, face.frame) < _STABLE:
                 break
         # What scored once and is not seen again where its own landmarks say it stands was no face.
-        return Detection(face.box, face.landmarks, best) if looks and best >= self._threshold else None
+        return Detection(face.box, face.landmarks, best) if looks and best >= threshold else None
 
     def _look_at(self, pixels: Pixels, frame: Square, size: int) -> Detection | None:
         """The face that stands upright in the middle of this frame, seen at `size` pixels; None where there is none."""
@@ -302,6 +337,16 @@ def _half_of_turned(corners: Floats) -> Floats:
 def _moved(before: Square, after: Square) -> float:
     """How far two frames are from each other, as a share of the side."""
     return float(np.abs(before.corners - after.corners).max() / after.side)
+
+
+def _nearest(faces: Sequence[Detection | None], box: Floats) -> Detection | None:
+    """The face that shares most with a box [4], None where none shares enough to be the one in it."""
+    there = [face for face in faces if face is not None]
+    if not there:
+        return None
+    shared = overlaps(np.stack([face.box for face in there]), box[None])[:, 0]
+    best = int(shared.argmax())
+    return there[best] if shared[best] >= _SAME else None
 
 
 def _merged(faces: list[Detection]) -> list[Detection]:

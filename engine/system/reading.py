@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import os
@@ -33,7 +34,7 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_text(path: Path, what: str, most: int) -> str:
-    """The text of a file in UTF-8, a byte order mark left out.
+    """The text of a file in UTF-8, or in UTF-16 with a byte order mark, which is left out.
 
     `what` names its kind in messages. Raises UserError, naming the file, where it cannot be read, has more than `most`
     bytes, or is no text.
@@ -46,9 +47,14 @@ def read_text(path: Path, what: str, most: int) -> str:
     if len(content) > most:
         raise UserError(f"{what} {path} has more than {most // 1024} KiB: it is something else")
     try:
-        return content.decode("utf-8-sig")
+        return content.decode(encoding_of(content[:2]))
     except UnicodeDecodeError:
         raise UserError(f"{what} {path} cannot be read: it is not UTF-8 text") from None
+
+
+def encoding_of(beginning: bytes) -> str:
+    """The encoding of a text that begins with these two bytes: UTF-16, as some programs on Windows write, or UTF-8."""
+    return "utf-16" if beginning in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def read_record(path: Path, most: int = 16 << 20) -> dict[str, Any]:

@@ -87,3 +87,50 @@ def test_of_nearly_the_same_frames_the_best_stays() -> None:
 
     faces = [face(100, 20, 0.7), face(104, 22, 0.9), face(100, 6, 0.8), face(190, 20, 0.6)]
     assert [each.score for each in detect._merged(faces)] == [0.9, 0.8, 0.6]
+
+
+@pytest.mark.parametrize(("face", "angle"), [(16, 0), (40, 150), (110, 90)])
+def test_the_face_in_somebodys_box_is_found_whatever_its_size(
+    detector: FaceDetector, people: People, face: float, angle: float
+) -> None:
+    canvas = background(np.random.default_rng(5), 500, 400)
+    truth = people.place(canvas, 2, (230, 210), face, angle)
+    head = np.concatenate([truth.centre - 0.8 * face, truth.centre + 0.8 * face])  # hair and neck with it
+    found = detector.look_in(canvas, head)
+    assert found is not None
+    centre, side, turn = off(truth, found.frame)
+    assert centre < 0.06
+    assert 0.85 < side < 1.2
+    assert turn < 10
+    assert np.abs((found.box[:2] + found.box[2:]) / 2 - truth.centre).max() < 0.3 * face
+
+
+def test_each_box_has_its_own_face(detector: FaceDetector, people: People) -> None:
+    canvas = background(np.random.default_rng(6), 500, 300)
+    for person, x in enumerate((150, 300)):
+        truth = people.place(canvas, person, (x, 150), 70, 0)
+        found = detector.look_in(canvas, np.array([x - 30, 115, x + 30, 190]))
+        assert found is not None
+        assert off(truth, found.frame)[0] < 0.06
+    # Between two faces there is none, though both are near.
+    assert detector.look_in(canvas, np.array([200, 115, 250, 190])) is None
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        [0, 0, 90, 90],
+        [-500, -500, -10, -10],
+        [400, 10, 500, 60],
+        [50, 50, 50, 90],
+        [90, 90, 50, 50],
+        [np.nan, 1, 2, 3],
+        [-np.inf, 0, np.inf, 90],
+        [1e300, 1e300, 1.1e300, 1.1e300],
+        [-1e6, -1e6, 1e6, 1e6],
+        [3, 3, 3.2, 3.1],
+    ],
+)
+def test_a_box_without_a_face_has_none(detector: FaceDetector, box: list[float]) -> None:
+    assert detector.look_in(background(np.random.default_rng(7), 300, 200), np.array(box)) is None
+    assert detector.look_in(np.zeros((1, 1, 3), np.uint8), np.array(box)) is None

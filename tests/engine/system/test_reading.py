@@ -34,3 +34,12 @@ def test_nothing_is_waited_for(tmp_path: Path) -> None:
             open_file(path)
     with pytest.raises(FileNotFoundError):
         open_file(tmp_path / "none")
+
+
+def test_texts_of_windows_are_read(tmp_path: Path) -> None:
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / "a").write_bytes("a: \u00e9\r\n".encode(encoding))
+        assert read_text(tmp_path / "a", "list", 100) == "a: \u00e9\r\n"
+    (tmp_path / "a").write_bytes("ab".encode("utf-16")[:-1])
+    with pytest.raises(UserError, match="is not UTF-8 text"):
+        read_text(tmp_path / "a", "list", 100)
