@@ -13,6 +13,7 @@ from PIL import Image, ImageFilter
 from faceanon_engine.engine.errors import InputError, Reason
 from faceanon_engine.engine.images.decode import DecodedImage
 from faceanon_engine.engine.images.ffhq import ffhq_frame
+from faceanon_engine.engine.images.overlap import overlaps
 from faceanon_engine.engine.images.pixels import Pixels
 
 if TYPE_CHECKING:
@@ -254,19 +255,20 @@ def faces_in(
     if detector is None:
         raise ValueError("mode 'auto' needs a detector")
     detections = detector.detect(pixels)
-    seen = np.zeros(0 if boxes is None else len(boxes), bool)
     unhandled: list[Unhandled] = []
-    if boxes is not None:
-        seen = _are_seen(boxes, detections)
-        for box in boxes[~seen]:
-            face = detector.look_in(pixels, box)
-            if face is not None:
-                detections.append(face)
-            else:
-                unhandled.append(
-                    Unhandled(_frame_of_box(box, size), "no-landmarks", "in its box no upright face is seen")
-                )
-        detections.sort(key=lambda each: -each.frame.side)
+    given = np.zeros((0, 4)) if boxes is None else boxes
+    matches = _matches(given, detections)
+    sure = {id(detections[face]) for face in matches.values()}
+    for number, box in enumerate(given):
+        if number in matches:
+            continue
+        face = detector.look_in(pixels, box)
+        if face is None:
+            unhandled.append(Unhandled(_frame_of_box(box, size), "no-landmarks", "in its box no upright face is seen"))
+        elif not _matches(face.box[None], detections):
+            detections.append(face)
+            sure.add(id(face))
+    detections.sort(key=lambda each: -each.frame.side)
     if not photo and not detections and not unhandled:
         raise InputError("no-face", "no face was found: crop to the face, or use --align never for aligned crops")
     height, width = pixels.shape[:2]
@@ -283,7 +285,7 @@ def faces_in(
             )
         elif not photo and faces and not faces[0].frame.warped:
             unhandled.append(Unhandled(frame, "beside", "it lies beside the face of an aligned crop"))
-        elif each.score < SURE:
+        elif each.score < SURE and id(each) not in sure:
             unhandled.append(Unhandled(frame, "low-score", f"the detector is not sure of it, {each.score:.2f} of 1"))
         else:
             crop, affine = align_face(pixels, each.landmarks, size)
@@ -291,7 +293,7 @@ def faces_in(
     if not photo and not faces:
         worst = (small or unhandled)[0]
         raise InputError(worst.reason, worst.message if len(small) < 2 else f"of every face, {worst.message}")
-    return Found(faces, [*unhandled, *small], None if boxes is None else int(seen.sum()))
+    return Found(faces, [*unhandled, *small], None if boxes is None else len(matches))
 
 
 def _warped_frame(face: Detection, size: int) -> Frame:
@@ -307,26 +309,12 @@ def _frame_of_box(box: Floats, size: int) -> Frame:
     return Frame(np.array([[scale, 0, start[0]], [0, scale, start[1]]]), np.asarray(box, float))
 
 
-def _are_seen(boxes: Floats, detections: list[Detection]) -> npt.NDArray[np.bool_]:
-    """bool [N]: which of the boxes [N, 4] are those of faces that were found; each face is that of one box at most."""
-    pairs = sorted(
-        (
-            (-_overlap(box, face.box), number, other)
-            for number, box in enumerate(boxes)
-            for other, face in enumerate(detections)
-        ),
-    )
-    seen, taken = np.zeros(len(boxes), bool), set()
-    for overlap, number, other in pairs:
-        if -overlap >= _ALIKE and not seen[number] and other not in taken:
-            seen[number] = True
-            taken.add(other)
-    return seen
+def _matches(boxes: Floats, detections: list[Detection]) -> dict[int, int]:
+    """Which of the boxes [N, 4] are those of faces that were found, and of which: as many as possible, one each."""
+    if not len(boxes) or not detections:
+        return {}
+    from scipy.optimize import linear_sum_assignment
 
-
-def _overlap(one: Floats, other: Floats) -> float:
-    """Intersection over union of two boxes [4]."""
-    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
-    shared = float(np.prod(np.clip(high - low, 0, None)))
-    both = float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2])) - shared
-    return shared / both if both > 0 else 0.0
+    enough = overlaps(boxes, np.stack([each.box for each in detections])) >= _ALIKE
+    pairs = zip(*linear_sum_assignment(enough, maximize=True), strict=True)
+    return {int(box): int(face) for box, face in pairs if enough[box, face]}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from faceanon_engine.engine.datasets.boxes import Assigned
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.job.folder import (
     fixed_settings,
@@ -14,7 +15,7 @@ from faceanon_engine.engine.job.folder import (
     refuse_old_layout,
     refuse_unwritable_output,
 )
-from faceanon_engine.engine.job.samples import find_samples
+from faceanon_engine.engine.job.samples import find_samples, given_boxes
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.workers.falco import FalcoWorker
 from faceanon_engine.engine.job.workers.worker import Worker
@@ -35,6 +36,8 @@ class Beginning:
     """Those that share the job, one process each; none when this process does it."""
     make_worker: WorkerFactory
     worker: Worker
+    boxes: Assigned | None
+    """The person's own boxes of faces, None where none are given."""
     fixed: Mapping[str, Any]
     """What must not change between two runs on one output."""
 
@@ -51,6 +54,7 @@ def begin_job(settings: JobSettings, make_worker: WorkerFactory | None = None) -
     was begun, and an output folder that cannot be written.
     """
     samples = find_samples(settings)
+    boxes = given_boxes(settings, samples)
     refuse_old_layout(settings.folder)
     devices = device_names(settings.devices)
     if devices:
@@ -64,4 +68,4 @@ def begin_job(settings: JobSettings, make_worker: WorkerFactory | None = None) -
     fixed = fixed_settings(settings, worker)
     refuse_changes(settings.output, recorded, fixed)
     refuse_unwritable_output(settings.folder)
-    return Beginning(settings, samples, devices, make_worker, worker, fixed)
+    return Beginning(settings, samples, devices, make_worker, worker, boxes, fixed)

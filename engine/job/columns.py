@@ -11,9 +11,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import Any
 
 from faceanon_engine.engine.errors import REASONS
+from faceanon_engine.engine.images.encode import FORMATS_OF_SUFFIXES
 from faceanon_engine.engine.job.layout import EXTENSIONS, codes_name, face_codes_name, is_face_name, stays_inside
 from faceanon_engine.engine.job.settings import MOST_IN_POOL
 
@@ -168,6 +170,8 @@ def wrong_item(output: str | None, crop: str | None, codes: str | None, state: s
 def wrong_input(state: str | None, reason: str | None, output: str | None, faces: int | None) -> str | None:
     """The first column of an input that does not agree with the others."""
     if output is None and state in ("pending", "done"):
+        return "output"
+    if output is not None and PurePosixPath(output).suffix.lower() not in FORMATS_OF_SUFFIXES:
         return "output"
     if state in ("failed", "withheld") and reason is None:
         return "reason"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from faceanon_engine.engine.datasets.recall import Recall
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow
 
 _SIZES = (20, 28, 40, 64, 128, 256)
@@ -77,28 +78,25 @@ class PhotoCounts:
 class BoxCounts:
     """How many of the faces that the person says are there the detector found by itself."""
 
-    given: int
-    found: int
+    recall: Recall
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: recall with its exact 95 % interval (Clopper and Pearson), null where no box was given."""
-        from faceanon_engine.engine.datasets.boxes import exact_interval
-
-        low, high = exact_interval(self.found, self.given) if self.given else (None, None)
-        return {"given": self.given, "found": self.found, "recall": self._recall, "recall_95": [low, high]}
-
-    @property
-    def _recall(self) -> float | None:
-        return self.found / self.given if self.given else None
+        """Plain values: recall, null where no box was given, with its exact 95 % interval."""
+        recall = self.recall
+        return {
+            "given": recall.faces,
+            "found": recall.found,
+            "recall": recall.share,
+            "recall_95": list(recall.interval()),
+        }
 
     def __str__(self) -> str:
-        values = self.to_json()
-        if values["recall"] is None:
+        if self.recall.share is None:
             return "none of the given boxes lies in these inputs"
-        low, high = values["recall_95"]
+        low, high = self.recall.interval()
         return (
-            f"of {self.given} given faces the detector found {self.found} by itself: "
-            f"recall {values['recall']:.3f} [{low:.3f}, {high:.3f}]"
+            f"of {self.recall.faces} given faces the detector found {self.recall.found} by itself: "
+            f"recall {self.recall.share:.3f} [{low:.3f}, {high:.3f}]"
         )
 
 
@@ -144,7 +142,8 @@ def count_photos(inputs: Iterable[InputRow]) -> PhotoCounts | None:
 def count_boxes(inputs: Iterable[InputRow]) -> BoxCounts | None:
     """Counts of a job's inputs; None where no boxes were given."""
     rows = [row for row in inputs if row.boxes is not None]
-    return BoxCounts(sum(row.boxes or 0 for row in rows), sum(row.boxes_found or 0 for row in rows)) if rows else None
+    recall = Recall(sum(row.boxes_found or 0 for row in rows), sum(row.boxes or 0 for row in rows))
+    return BoxCounts(recall) if rows else None
 
 
 def _reasons(counts: Mapping[str, int]) -> str:

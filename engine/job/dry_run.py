@@ -20,7 +20,7 @@ from faceanon_engine.engine.job.listing import Listing, Rows, fail_faces, fits, 
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
 from faceanon_engine.engine.job.report import JobPlan, PlannedItem
 from faceanon_engine.engine.job.rows import by_input, has_name, is_done
-from faceanon_engine.engine.job.samples import reader_of
+from faceanon_engine.engine.job.samples import absent_pictures, reader_of
 from faceanon_engine.engine.job.settings import JobSettings
 
 _LEFT = {"redacted": "redact", "skipped": "skip", "kept": "leave"}
@@ -40,15 +40,16 @@ def plan_job(settings: JobSettings, *, make_worker: WorkerFactory | None = None)
     inputs, rows = _recorded(settings.folder)
     listing, update = look_through(settings, beginning.samples, inputs, rows)
     photos = {row.path: row for row in (*inputs.values(), *update.inputs)} if settings.gives_photos else {}
-    reader = reader_of(settings, beginning.worker.resolution)
+    reader = reader_of(settings, beginning.worker.resolution, beginning.boxes)
     items = [
         *_kept(beginning.samples, listing),
         *_to_do(settings, listing, reader, photos),
         *map(_failing, update.vanished),
         *(_failing_photo(row) for row in update.inputs if row.reason == "missing"),
     ]
+    left = (*left_out(settings.input), *absent_pictures(settings, beginning.boxes))
     items.sort(key=lambda item: (item.input, item.face))
-    return JobPlan(settings.output, beginning.about(), tuple(items), left_out(settings.input))
+    return JobPlan(settings.output, beginning.about(), tuple(items), left)
 
 
 def _recorded(folder: JobFolder) -> tuple[Mapping[str, InputRow], Rows]:

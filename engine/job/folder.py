@@ -17,6 +17,7 @@ from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.workers.worker import Worker
 from faceanon_engine.engine.system.below import remove_below
+from faceanon_engine.engine.system.digests import sha256_of
 from faceanon_engine.engine.system.files import TEMPORARY_PATTERN, failures_explained
 from faceanon_engine.engine.system.locks import locked
 from faceanon_engine.engine.system.printable import readable
@@ -39,6 +40,7 @@ def fixed_settings(settings: JobSettings, worker: Worker) -> dict[str, Any]:
         "min_face": settings.min_face,
         "output": settings.results,
         "unhandled": settings.unhandled if settings.gives_photos else None,
+        "boxes": None if settings.boxes is None else sha256_of(Path(settings.boxes)),
         "match_colour": settings.match_colour if settings.gives_photos else None,
         "format": settings.resolved_format,
         "quality": settings.resolved_quality if lossy else None,

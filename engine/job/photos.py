@@ -85,9 +85,14 @@ class Photos:
             return Settled("withheld", "unhandled", f"{_faces(len(failed))} could not be replaced ({reasons})")
         if not rows and not self._settings.allow_faceless:
             return Settled("withheld", "no-face", "no face was found: --allow-faceless gives it back as it is")
+        frames = {row.face: Frame.from_json(json.loads(row.frame)) for row in rows if row.frame is not None}
+        lost = [row for row in rows if row.face not in frames or frames[row.face].box is None]
+        if lost:
+            # As no run of ours leaves it: what cannot be found again cannot be redacted either.
+            return Settled("withheld", "unhandled", f"of {_faces(len(lost))} the manifest does not say where it lies")
         with self._reader.room_for(sample.path):
             photo = read_image(sample.path).pixels
-            given = self._anonymized(photo, rows)
+            given = self._anonymized(photo, rows, frames)
             del photo
             suffix = released(self.name(sample.key)).rpartition(".")[2].lower()
             kind = FORMATS_OF_SUFFIXES[f".{suffix}"]
@@ -101,23 +106,18 @@ class Photos:
         write_below(folder.root, released(self.name(sample.key)), encoded, folder.private)
         return Settled("done")
 
-    def _anonymized(self, photo: Pixels, rows: Sequence[ItemRow]) -> Pasted:
-        """The photograph with what became of its faces, and where nothing of what was there counts any more."""
-        frames = [Frame.from_json(json.loads(str(row.frame))) for row in rows]
-        states = [row.state for row in rows]
-        pieces = [
-            self._piece(photo, row, frame) for row, frame in zip(rows, frames, strict=True) if row.state == "done"
-        ]
-        pasted = paste(photo, pieces)
-        covered = pasted.covered
+    def _anonymized(self, photo: Pixels, rows: Sequence[ItemRow], frames: Mapping[int, Frame]) -> Pasted:
+        """The photograph with what became of its faces, and where nothing of what was there counts any more.
+
+        frames: of the faces, by their numbers, each with its box.
+        """
+        pasted = paste(photo, [self._piece(photo, row, frames[row.face]) for row in rows if row.state == "done"])
         boxes = {
-            state: [
-                frame.box for frame, each in zip(frames, states, strict=True) if each == state and frame.box is not None
-            ]
+            state: [np.asarray(frames[row.face].box) for row in rows if row.state == state]
             for state in ("redacted", "kept")
         }
         redacted = redact(pasted.pixels, boxes["redacted"], "black" if self._settings.unhandled == "black" else "blur")
-        covered |= redacted.covered
+        covered = pasted.covered | redacted.covered
         for box in boxes["kept"]:
             cover(covered, box)
         return Pasted(redacted.pixels, covered)

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 
+from faceanon_engine.engine.datasets.boxes import Assigned
 from faceanon_engine.engine.datasets.folder import left_out
 from faceanon_engine.engine.datasets.reader import Reader, prefetch, thread_count, threads
 from faceanon_engine.engine.job.batches import Batches
@@ -37,7 +38,7 @@ from faceanon_engine.engine.job.processes import share_among
 from faceanon_engine.engine.job.recording import recording
 from faceanon_engine.engine.job.report import Failure, JobObserver, JobResult
 from faceanon_engine.engine.job.rows import by_input, is_lost
-from faceanon_engine.engine.job.samples import find_samples, reader_of
+from faceanon_engine.engine.job.samples import absent_pictures, find_samples, given_boxes, reader_of
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.sheet import Load, contact_sheet
 from faceanon_engine.engine.job.workers.worker import Worker
@@ -59,7 +60,7 @@ def run_job(
     observer = observer or JobObserver()
     beginning = begin_job(settings, make_worker)
     about = beginning.about()
-    load = _loader(beginning.settings, beginning.worker, observer)
+    load = _loader(beginning.settings, beginning.worker, beginning.boxes, observer)
     output = settings.output
     folder = settings.folder
     choose = functools.cache(lambda: _choose_together(beginning, load, observer))
@@ -103,7 +104,7 @@ def run_part(
     worker = make_worker(settings, manifest.settings(), len(samples))
     names = shared_names(settings, samples, manifest)
     groups = Groups(samples, settings, together)
-    load = _loader(settings, worker, observer)
+    load = _loader(settings, worker, given_boxes(settings, samples), observer)
     own = settled_together(settings, manifest, worker.about()["device"], lambda: load()[0].choose_batch_size())
     inputs = claimed_inputs(manifest, process, groups)
     _anonymize(settings, inputs, groups.mixes, min(own, together), names, manifest, observer, load)
@@ -121,7 +122,7 @@ def _run(
 ) -> JobResult:
     settings, samples = beginning.settings, beginning.samples
     done_before = manifest.counts()["done"] - _count_lost(settings, listing)
-    for note in left_out(settings.input):
+    for note in (*left_out(settings.input), *absent_pictures(settings, beginning.boxes)):
         observer.note(note)
     left = 0
     if listing.todo and beginning.devices:
@@ -193,13 +194,13 @@ def _choose_together(beginning: Beginning, load: Load, observer: JobObserver) ->
     return size
 
 
-def _loader(settings: JobSettings, worker: Worker, observer: JobObserver) -> Load:
+def _loader(settings: JobSettings, worker: Worker, boxes: Assigned | None, observer: JobObserver) -> Load:
     """What opens the networks once, when first they are needed: a run with nothing left to do opens none."""
 
     @functools.cache
     def load() -> tuple[Worker, Reader]:
         worker.load(observer.progress)
-        return worker, reader_of(settings, worker.resolution)
+        return worker, reader_of(settings, worker.resolution, boxes)
 
     return load
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
+from faceanon_engine.engine.datasets.boxes import Assigned, assign, read_boxes
 from faceanon_engine.engine.datasets.folder import find_inputs
 from faceanon_engine.engine.datasets.reader import Reader
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job.layout import MANIFEST_NAME, PRIVATE, RELEASE, JobFolder, part_of_job
 from faceanon_engine.engine.job.settings import JobSettings
+from faceanon_engine.engine.system.printable import shortened
 
 
 def find_samples(settings: JobSettings) -> tuple[Sample, ...]:
@@ -52,9 +54,30 @@ def inputs_of(source: Path, limit: int | None) -> tuple[Sample, ...]:
     return samples[:limit]
 
 
-def reader_of(settings: JobSettings, resolution: int) -> Reader:
+def reader_of(settings: JobSettings, resolution: int, boxes: Assigned | None = None) -> Reader:
     """What reads the inputs of a job; raises UserError when the face detector cannot be opened."""
-    return Reader(settings.align, resolution, settings.min_face, photos=settings.gives_photos)
+    pictures = None if boxes is None else boxes.pictures
+    return Reader(settings.align, resolution, settings.min_face, photos=settings.gives_photos, boxes=pictures)
+
+
+def given_boxes(settings: JobSettings, samples: Sequence[Sample]) -> Assigned | None:
+    """The person's own boxes of the inputs; None where none are given. Raises UserError for a file that holds none."""
+    if settings.boxes is None:
+        return None
+    assigned = assign(read_boxes(Path(settings.boxes)), (sample.key for sample in samples))
+    if not assigned.pictures:
+        raise UserError(
+            f"{settings.boxes} names none of the inputs: name pictures by their paths below {settings.input}"
+        )
+    return assigned
+
+
+def absent_pictures(settings: JobSettings, boxes: Assigned | None) -> tuple[str, ...]:
+    """A line about pictures that the file of boxes names and that are no inputs; nothing where there are none."""
+    if boxes is None or not boxes.absent or settings.limit is not None:
+        return ()
+    more = f" and {len(boxes.absent) - 1} more" if len(boxes.absent) > 1 else ""
+    return (f"{settings.boxes} names pictures that are no inputs: {shortened(boxes.absent[0])}{more}",)
 
 
 def refuse_inside_job(path: Path, *, private_too: bool = False) -> None:

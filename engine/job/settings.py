@@ -158,6 +158,8 @@ class JobSettings:
             if self.align == "never":
                 raise UserError("align never takes inputs as aligned crops, in which nothing is put back: leave it out")
             return
+        if self.boxes is not None and self.align == "never":
+            raise UserError("align never looks for no face, and boxes say where some are: leave one of them out")
         for name in _OF_PHOTOS:
             if getattr(self, name) != SETTINGS[name].default:
                 raise UserError(f"{SETTINGS[name].spelled} is for photographs: add --output photos, or leave it out")

@@ -347,3 +347,52 @@ def test_crops_and_photographs_are_not_mixed_in_a_folder(settings: JobSettings) 
     run(settings)
     with pytest.raises(UserError, match="output was photos, now crops"):
         run(replace(settings, results="crops"))
+
+
+def write_boxes(path: Path, rows: list[tuple[str, list[float]]]) -> Path:
+    lines = ["path,left,top,right,bottom", *(",".join([name, *map(str, box)]) for name, box in rows)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_given_boxes_count_beside_what_was_found_and_say_how_much_that_is(settings: JobSettings) -> None:
+    canvas, _ = scene((LEFT, RIGHT))
+    save(settings.input / "a.png", canvas)
+    (face, _other) = Reader("auto", 32).faces_of(canvas)
+    boxes = [("a.png", face.box.tolist()), ("a.png", [200, 5, 230, 40]), ("elsewhere.png", [1, 1, 9, 9])]
+    settings = replace(settings, boxes=write_boxes(settings.input.parent / "boxes.csv", boxes))
+    observer = Told()
+    result = run(settings, observer)
+    assert [(row.state, row.reason) for row in items(settings)] == [
+        ("done", None),
+        ("done", None),
+        ("redacted", "no-landmarks"),
+    ]
+    given = released(settings, "a.png")
+    assert detail(given[10:35, 205:225]) < 0.4 * detail(canvas[10:35, 205:225])
+    assert result.boxes is not None
+    assert (result.boxes.recall.found, result.boxes.recall.faces) == (1, 2)
+    assert result.boxes.to_json()["recall_95"][0] == pytest.approx(0.0126, abs=1e-4)
+    assert any("elsewhere.png" in note for note in observer.notes)
+    with pytest.raises(UserError, match="boxes was"):
+        run(replace(settings, boxes=None))
+
+
+def test_boxes_of_other_pictures_are_refused(settings: JobSettings) -> None:
+    save(settings.input / "a.png", scene()[0])
+    boxes = write_boxes(settings.input.parent / "boxes.csv", [("b.png", [1, 1, 9, 9])])
+    with pytest.raises(UserError, match="names none of the inputs"):
+        run(replace(settings, boxes=boxes))
+
+
+def test_with_crops_too_what_is_given_and_not_seen_has_a_row(settings: JobSettings) -> None:
+    canvas, _ = scene((LEFT, RIGHT))
+    save(settings.input / "a.png", canvas)
+    boxes = write_boxes(settings.input.parent / "boxes.csv", [("a.png", [200, 5, 230, 40])])
+    result = run(replace(settings, results="crops", boxes=boxes))
+    assert [(row.state, row.reason, row.output) for row in items(settings)] == [
+        ("done", None, "a.png"),
+        ("done", None, "a-face1.png"),
+        ("skipped", "no-landmarks", None),
+    ]
+    assert (result.exit_code, result.boxes is not None) == (0, True)
