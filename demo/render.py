@@ -29,10 +29,12 @@ _EYE = np.array([0.31, 7.285, 1.25])
 
 
 class Rendering(NamedTuple):
-    """image uint8 [S, S, 3]; landmarks float32 [5, 2] in its pixels: eyes, nose tip, mouth corners, left to right."""
+    """image uint8 [S, S, 3]; landmarks float32 [5, 2] in its pixels: eyes, nose tip, mouth corners, left to right;
+    cover float32 [S, S]: how much of each pixel is the person, 0 to 1, and not what is behind."""
 
     image: Images
     landmarks: npt.NDArray[np.float32]
+    cover: npt.NDArray[np.float32]
 
 
 class _Head(NamedTuple):
@@ -546,7 +548,8 @@ def render(u: Floats, size: int, frame_scale: float = 1.0) -> Rendering:
     _shade(out, index, bary, faces, parts, rest, normal, p, skin, hair, iris, cloth, light, d["warmth"], gaze)
     image = out.reshape(size, SUPERSAMPLING, size, SUPERSAMPLING, 3).mean(axis=(1, 3))
     image = np.clip(image, 0, 1) ** (1 / 1.25)
-    return Rendering((image * 255 + 0.5).astype(np.uint8), (to_pixels(marks) * size).astype(np.float32))
+    cover = (index >= 0).reshape(size, SUPERSAMPLING, size, SUPERSAMPLING).mean(axis=(1, 3)).astype(np.float32)
+    return Rendering((image * 255 + 0.5).astype(np.uint8), (to_pixels(marks) * size).astype(np.float32), cover)
 
 
 def _render_many(chunk: tuple[Floats, int]) -> Images:
