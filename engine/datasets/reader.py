@@ -53,7 +53,7 @@ class Reader:
         """
         try:
             with self._memory.taken(memory_to_read(sample.path)):
-                faces = faces_in(read_image(sample.path), self._align, self._resolution, self._detector)
+                read = self._read(sample)
         except InputError:
             raise
         except MemoryError:
@@ -62,9 +62,14 @@ class Reader:
             # Whatever a decoder makes of a hostile file, the job goes on.
             logger.debug("%s", sample.path, exc_info=True)
             raise InputError("unexpected", f"{type(error).__name__}: {error}") from error
-        if not faces:
+        if not read.faces:
             raise InputError("no-face", "no face was found")
-        return replace(sample, faces=tuple(faces))
+        return read
+
+    def _read(self, sample: Sample) -> Sample:
+        decoded = read_image(sample.path)
+        faces = faces_in(decoded, self._align, self._resolution, self._detector)
+        return replace(sample, faces=tuple(faces), pictures=decoded.pictures)
 
 
 def prefetch(

@@ -25,6 +25,8 @@ class Sample:
     """What the data set says of it; nothing for a folder of images."""
     faces: tuple[Face, ...] = ()
     """Its faces, the largest first; none until it was read."""
+    pictures: int = 1
+    """How many pictures its file holds, of which one is read: see `DecodedImage`; known when it was read."""
 
 
 def sample_at(path: Path, relative: PurePosixPath | None = None) -> Sample:
