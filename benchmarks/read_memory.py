@@ -26,6 +26,7 @@ from benchmarks.result import RESULTS, ROOT, leave_out, new_result, new_row, tab
 from faceanon_engine.engine.datasets.reader import Reader
 from faceanon_engine.engine.datasets.sample import sample_at
 from faceanon_engine.engine.errors import InputError
+from faceanon_engine.engine.images.heif import register_heif
 from faceanon_engine.engine.system.allocator import keep_freed_memory
 
 PHOTO = ROOT / "demo" / "samples" / "photo-of-two.jpg"
@@ -58,6 +59,8 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "RGB",
         {"quality_mode": "rates", "quality_layers": [20], "tile_size": (1024, 1024)},
     ),
+    "heic": ("HEIF", "RGB", {"quality": 60}),
+    "heic, tiles": ("HEIF", "RGB", {"quality": 60, "tile_size": 512}),
 }
 MANY = ("jpeg", "png, transparent", "webp")
 
@@ -66,6 +69,8 @@ def make(path: Path, kind: str, megapixels: float) -> None:
     """Write the photograph as this kind of file in that size."""
     form, mode, arguments = KINDS[kind]
     arguments = dict(arguments)
+    if form == "HEIF":
+        register_heif()
     with Image.open(PHOTO) as photo:
         side = round((megapixels * 1e6) ** 0.5) - 1
         image = photo.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from faceanon_engine.engine.datasets.sample import Sample, sample_at
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.decode import SUFFIXES
+from faceanon_engine.engine.images.unread import HOW_FRAMES, VIDEO_SUFFIXES
 from faceanon_engine.engine.system.printable import readable, shortened, shown
-from faceanon_engine.engine.system.reading import open_file
+from faceanon_engine.engine.system.reading import encoding_of, open_file
 
 _LONGEST_LINE = 2**16
 """Characters of a list's line; no system takes a path of a tenth of it."""
+_OF_WINDOWS = re.compile(r"[\"']|[A-Za-z]:/|.*\\", re.DOTALL)
+"""Lines that may be paths as Windows copies and writes them: in quotes, with a drive or with backslashes."""
 
 
 def find_inputs(source: Path) -> Iterator[Sample]:
     """Images of a folder (recursive, sorted, hidden names left out), one image, or those a text file lists.
 
     In folders a file counts by its suffix, in lists every line counts: one path a line, relative to the list's folder,
-    blank lines and lines that begin with # left out. Keys are distinct: a list may name files of one name in
-    different places. Raises UserError when the source is missing or unreadable.
+    blank lines and lines that begin with # left out. Lists may come from Windows: in UTF-16, with quotes around paths
+    and backslashes in them. Keys are distinct: a list may name files of one name in different places. Raises UserError
+    when the source is missing, unreadable or a video, and for a path on a drive that this system does not know.
     """
     yield from _told_apart(_files(source))
 
@@ -38,6 +43,8 @@ def _files(source: Path) -> Iterator[_File]:
         raise UserError(f"{source} does not exist: give a folder of images, an image, or a text file of paths")
     elif source.suffix.lower() in {".txt", ".lst", ".list"}:
         yield from _listed(source)
+    elif source.suffix.lower() in VIDEO_SUFFIXES:
+        raise UserError(f"{source} is a video: {HOW_FRAMES}, and give that folder")
     else:
         yield source, PurePosixPath(source.name)
 
@@ -86,9 +93,11 @@ def _listed(file: Path) -> Iterator[_File]:
         name = line.strip()
         if not name or name.startswith("#"):
             continue
+        if _OF_WINDOWS.match(name):
+            name = _from_windows(file, number, name)
         path = Path(name) if os.path.isabs(name) else file.parent / name
         # What lies outside the list's folder keeps its name below the root, so that no output leaves its folder.
-        parts = [part for part in PurePosixPath(Path(name).as_posix()).parts if part not in ("/", "//", "..", ".")]
+        parts = [part for part in Path(name).parts if part not in (Path(name).anchor, "..", ".")]
         if not parts:
             raise UserError(f"{file}: line {number}, {shown(name)}, is a folder: list one image a line")
         if path not in seen:
@@ -96,11 +105,29 @@ def _listed(file: Path) -> Iterator[_File]:
             yield path, PurePosixPath(*parts)
 
 
+def _from_windows(file: Path, number: int, name: str) -> str:
+    """A line as this system spells it, unless there is a file of that very name, which it may well be here."""
+    if os.path.lexists(file.parent / name):
+        return name
+    unquoted = name[1:-1].strip() if len(name) > 2 and name[0] == name[-1] and name[0] in "\"'" else name
+    if os.name == "nt" or os.path.lexists(file.parent / unquoted):
+        return unquoted
+    if PureWindowsPath(unquoted).drive:
+        raise UserError(
+            f"{file}: line {number}, {shown(name)}, is on a drive of Windows, which this system does not know: "
+            "give paths relative to the list's folder"
+        )
+    return unquoted.replace("\\", "/") or name
+
+
 def _lines(file: Path) -> Iterator[str]:
     """The lines of a list of paths; a file may be longer than the memory, a line not."""
     try:
         # Only at line feeds: other line ends may stand in a name.
-        with open_file(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="\n") as text:
+        with open_file(file) as stream:
+            encoding = encoding_of(stream.read(2))
+            stream.seek(0)
+            text = io.TextIOWrapper(stream, encoding=encoding, newline="\n")
             while line := text.readline(_LONGEST_LINE):
                 if "\0" in line:
                     raise UserError(f"{file} is not a text file, it holds zero bytes: list one path a line")
@@ -108,7 +135,7 @@ def _lines(file: Path) -> Iterator[str]:
                     raise UserError(f"{file} is not a list, a line is longer than any path: list one path a line")
                 yield line
     except UnicodeDecodeError:
-        raise UserError(f"{file} is not a text file in UTF-8: list one path a line") from None
+        raise UserError(f"{file} is not a text file in UTF-8 or UTF-16: list one path a line") from None
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror or error}): give a text file of paths") from None
 
@@ -129,13 +156,21 @@ def _told_apart(files: Iterable[_File]) -> Iterator[Sample]:
 def left_out(source: Path) -> tuple[str, ...]:
     """What of a folder is no input, in a line a reason; hidden files and folders are nobody's business."""
     others: list[str] = []
+    videos: list[str] = []
     links: list[str] = []
     for folder, folders, files in _folders(source) if os.path.isdir(source) else ():
         links += [_below(source, folder, name) for name in folders if os.path.islink(os.path.join(folder, name))]
-        others += [_below(source, folder, name) for name in files if Path(name).suffix.lower() not in SUFFIXES]
+        for name in files:
+            suffix = Path(name).suffix.lower()
+            if suffix not in SUFFIXES:
+                (videos if suffix in VIDEO_SUFFIXES else others).append(_below(source, folder, name))
     return tuple(
         f"left out, {reason}: {shortened(names[0])}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-        for reason, names in (("having no image's suffix", others), ("being a link to a folder", links))
+        for reason, names in (
+            (f"being videos ({HOW_FRAMES})", videos),
+            ("having no image's suffix", others),
+            ("being a link to a folder", links),
+        )
         if names
     )
 

@@ -81,17 +81,9 @@ class Reader:
         With align "never" its frames have neither box nor landmarks. Raises InputError with the reason for what is no
         picture, and, where no photographs are given back, for one without a face that can be cropped.
         """
-        boxes = None if self._boxes is None else self._boxes.get(sample.key, np.zeros((0, 4)))
         try:
             with self.room_for(sample.path):
-                found = faces_in(
-                    read_image(sample.path),
-                    self._align,
-                    self.resolution,
-                    self._detector,
-                    photo=self._photos,
-                    boxes=boxes,
-                )
+                return self._read(sample)
         except InputError:
             raise
         except MemoryError:
@@ -100,10 +92,16 @@ class Reader:
             # Whatever a decoder makes of a hostile file, the job goes on.
             logger.debug("%s", sample.path, exc_info=True)
             raise InputError("unexpected", f"{type(error).__name__}: {error}") from error
+
+    def _read(self, sample: Sample) -> Sample:
+        boxes = None if self._boxes is None else self._boxes.get(sample.key, np.zeros((0, 4)))
+        decoded = read_image(sample.path)
+        found = faces_in(decoded, self._align, self.resolution, self._detector, photo=self._photos, boxes=boxes)
         return replace(
             sample,
             faces=tuple(found.faces),
             unhandled=tuple(found.unhandled),
+            pictures=decoded.pictures,
             boxes=None if boxes is None else len(boxes),
             boxes_found=found.boxes_found,
         )

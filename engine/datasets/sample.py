@@ -31,6 +31,8 @@ class Sample:
     """Faces that the person says are in it; None where nothing was said."""
     boxes_found: int | None = None
     """Of those, how many the detector found by itself."""
+    pictures: int = 1
+    """How many pictures its file holds, of which one is read: see `DecodedImage`; known when it was read."""
 
 
 def sample_at(path: Path, relative: PurePosixPath | None = None) -> Sample:

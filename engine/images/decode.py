@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +14,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from faceanon_engine.engine.errors import InputError
 from faceanon_engine.engine.images.decoders import decoder_errors
+from faceanon_engine.engine.images.heif import MOST_BYTES, register_heif
 from faceanon_engine.engine.images.pixels import Pixels
+from faceanon_engine.engine.images.unread import BEGINNING, is_heif, why_unread
 from faceanon_engine.engine.images.whole import refuse_cut_short, refuse_missing_parts
 from faceanon_engine.engine.system.printable import first_line
 from faceanon_engine.engine.system.reading import NoFileError, open_file
@@ -21,7 +24,7 @@ from faceanon_engine.engine.system.reading import NoFileError, open_file
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm"}
     | {".tga", ".tif", ".tiff", ".webp"}
-    # Photographs that no decoder here reads: they become rows with a reason, so that nobody takes them for done.
+    # Those that an extra reads, or nothing does, become rows with a reason, so that nobody takes them for done.
     | {".heic", ".heif", ".hif", ".jxl"}
 )
 DEFAULT_MAX_PIXELS = 100_000_000
@@ -31,6 +34,9 @@ _BYTES_PER_PIXEL = {"AVIF": 24, "JPEG2000": 40, "WEBP": 24}
 _BYTES_PER_PIXEL_OF_OTHERS = 17
 """At most, while a picture is read (benchmarks/results/read_memory.json): 3 for the array, 4 in the library while it is
 decoded, or up to 14 where a face that fills it is cut out; some decoders take more of their own."""
+_OF_SEVERAL = {"AVIF", "GIF", "HEIF", "PNG", "TIFF", "WEBP"}
+"""Formats of which a file may hold several pictures; what telephones put behind a JPEG are maps for its display."""
+_MOST_COUNTED = 1000
 # Decoders that only images in the wild need; others (PDF-like, vector, video) are refused as not an image.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 _BAND_PIXELS = 2**20
@@ -49,10 +55,12 @@ _AS_STORED: dict[int, Callable[[Pixels], Pixels]] = {
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """pixels uint8 [H, W, 3] RGB, upright; the container format that was found in the file."""
+    """pixels uint8 [H, W, 3] RGB, upright; the container format that was found in the file; and how many pictures this
+    one is the first of (of HEIF the main one): frames of an animation, pages of a TIFF, of which 1000 are counted."""
 
     pixels: Pixels
     format: str
+    pictures: int = 1
 
 
 def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> DecodedImage:
@@ -80,15 +88,37 @@ def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> DecodedImage
 def memory_to_read(path: Path) -> int:
     """About how many bytes reading a file and its faces takes at most; 0 where it says nothing."""
     try:
-        with decoder_errors(), open_file(path) as stream, Image.open(stream, formats=_FORMATS) as image:
-            return image.width * image.height * _BYTES_PER_PIXEL.get(image.format or "", _BYTES_PER_PIXEL_OF_OTHERS)
+        with decoder_errors(), open_file(path) as stream, Image.open(stream, formats=_formats(stream)) as image:
+            pixel = _BYTES_PER_PIXEL.get(image.format or "", _BYTES_PER_PIXEL_OF_OTHERS)
+            file = 2 * os.fstat(stream.fileno()).st_size if image.format == "HEIF" else 0
+            return image.width * image.height * pixel + file
     except Exception:
         return 0  # whoever reads it finds out what is wrong
 
 
+def _formats(stream: BinaryIO) -> tuple[str, ...]:
+    """The formats that a file may be in; raises InputError where that can only be one that nothing here reads."""
+    beginning = _beginning(stream)
+    if not is_heif(beginning):
+        return _FORMATS
+    if os.fstat(stream.fileno()).st_size > MOST_BYTES:
+        raise InputError("too-large", f"it has more than the {MOST_BYTES >> 20} MiB allowed as HEIC: save it as JPEG")
+    if b"avif" in beginning or b"avis" in beginning:  # the same container, and read by all
+        return ("AVIF",)
+    register_heif()
+    return ("HEIF",)
+
+
+def _beginning(stream: BinaryIO) -> bytes:
+    stream.seek(0)
+    beginning = stream.read(BEGINNING)
+    stream.seek(0)
+    return beginning
+
+
 def _decode(stream: BinaryIO, max_pixels: int) -> DecodedImage:
     try:
-        with decoder_errors() as errors, Image.open(stream, formats=_FORMATS) as image:
+        with decoder_errors() as errors, Image.open(stream, formats=_formats(stream)) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise InputError(
@@ -102,19 +132,21 @@ def _decode(stream: BinaryIO, max_pixels: int) -> DecodedImage:
                     "too-large", f"{width} x {height} pixels take too much memory as {kind}: save it as PNG or JPEG"
                 )
             refuse_missing_parts(image)
+            pictures = _count(image)
             image.load()
             if errors:
                 raise InputError("damaged", f"it cannot be decoded ({errors[0]} failed)")
             refuse_cut_short(image, stream)
-            return DecodedImage(_upright_rgb(image), kind)
+            return DecodedImage(_upright_rgb(image), kind, pictures)
     except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError:
         raise InputError("too-large", f"it has more than the {max_pixels} pixels allowed: scale it down") from None
     except UnidentifiedImageError:
-        raise InputError(
-            "not-an-image", "it is in none of the image formats that are read: convert it to PNG"
-        ) from None
+        beginning = _beginning(stream)
+        if is_heif(beginning):
+            raise InputError("damaged", "its data cannot be read: copy it again") from None
+        raise InputError("not-an-image", why_unread(beginning)) from None
     except (OSError, EOFError) as error:
         text = str(error)
         if "truncated" in text or "Truncated" in text or "unexpected end" in text or isinstance(error, EOFError):
@@ -122,6 +154,28 @@ def _decode(stream: BinaryIO, max_pixels: int) -> DecodedImage:
         raise InputError("damaged", f"it cannot be decoded ({first_line(error)})") from None
     except Exception as error:  # decoders raise what they like
         raise InputError("damaged", f"it cannot be decoded ({first_line(error)})") from None
+
+
+def _count(image: Any) -> int:
+    """How many pictures the file of an opened one holds; 1 where that is damaged: the others are not used anyway."""
+    if image.format not in _OF_SEVERAL:
+        return 1
+    first = image.tell()
+    try:
+        if not image.is_animated:
+            return 1
+        if image.format != "TIFF":
+            return int(image.n_frames)
+        pages = 1
+        with suppress(EOFError):
+            while pages < _MOST_COUNTED:  # a million of them fit into a file, and each takes its time
+                image.seek(pages)
+                pages += 1
+        return pages
+    except Exception:
+        return 1
+    finally:
+        image.seek(first)
 
 
 def _upright_rgb(image: Image.Image) -> Pixels:

@@ -21,6 +21,8 @@ from faceanon_engine.engine.errors import InputError
 _CHUNK = 2**20
 _WIDTH, _HEIGHT, _STRIP_OFFSETS, _TILE_OFFSETS = 256, 257, 273, 324  # tags of a TIFF
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_BLANK = 32
+"""Pixels a side: less than three quarters of the smallest tiles of a HEIC, so that half steps hit each."""
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """Of an interlaced PNG (Adam7): first column and row, and the distances between columns and rows."""
 
@@ -40,14 +42,17 @@ def refuse_missing_parts(image: Any) -> None:
 
 
 def refuse_cut_short(image: Any, stream: BinaryIO) -> None:
-    """Raises InputError "damaged" where the data of a PNG or a JPEG, which was loaded from the stream, end before its
-    picture does though the file is complete, and for a PNG whose data do not match their checksums."""
+    """Raises InputError "damaged" where the data of a PNG, JPEG or HEIC that was loaded from the stream end before its
+    picture does though it was decoded, and for a PNG whose data do not match their checksums."""
     if image.format == "PNG":
         stream.seek(0)
         _check_png(image, stream)
     elif image.format in ("JPEG", "MPO"):
         stream.seek(0)
         _check_jpeg(image, stream)
+    elif image.format == "HEIF":
+        stream.seek(0)
+        _check_heif(image, stream)
 
 
 def _cut_short() -> InputError:
@@ -194,3 +199,37 @@ class _Scans:
             return False
         there = len(re.findall(rb"\xff[\xd0-\xd7]", self._content[self._first_start : self.first_end]))
         return there < -(-self._units // self._interval) - 1
+
+
+# -- HEIC ------------------------------------------------------------------------------------------------------
+
+
+def _check_heif(image: Image.Image, stream: BinaryIO) -> None:
+    """Tiles that are missing or damaged are left as they were made, all zero: without red, without blue, and green."""
+    if _data_missing(stream):
+        raise _cut_short()
+    if image.mode not in ("RGB", "RGBA"):
+        return
+    for top in range(0, image.height - _BLANK + 1, _BLANK // 2):
+        rows = np.asarray(image.crop((0, top, image.width, top + _BLANK)))[..., :3]
+        few = rows[::8]  # the same over a whole square, where they are the same here
+        blank = ((few[..., 0] == 0) & (few[..., 2] == 0) & (few[..., 1] == few[:1, ..., 1]) & (few[..., 1] > 64)).all(0)
+        for left in np.flatnonzero(blank)[:: _BLANK // 2]:
+            square = rows[:, left : left + _BLANK]
+            if square.shape[1] == _BLANK and (square == square[0, 0]).all():
+                raise InputError("damaged", "parts of its picture are missing: copy it again")
+
+
+def _data_missing(stream: BinaryIO) -> bool:
+    """Whether the file ends before its data do (ISO/IEC 14496-12); other things may follow them."""
+    size, place = stream.seek(0, io.SEEK_END), 0
+    while place + 16 <= size:
+        stream.seek(place)
+        length, kind, large = struct.unpack(">I4sQ", stream.read(16))
+        length = large if length == 1 else length
+        if kind == b"mdat" and place + length > size:
+            return True
+        if length < 8 or not kind.isalnum():
+            return False
+        place += length
+    return False

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from faceanon_engine.engine.datasets.boxes import Assigned, assign, read_boxes
-from faceanon_engine.engine.datasets.folder import find_inputs
+from faceanon_engine.engine.datasets.folder import find_inputs, left_out
 from faceanon_engine.engine.datasets.reader import Reader
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import UserError
@@ -47,7 +47,8 @@ def inputs_of(source: Path, limit: int | None) -> tuple[Sample, ...]:
         raise UserError(refusal)
     samples = tuple(find_inputs(source))
     if not samples:
-        raise UserError(f"no images in {source}: give a folder of images, an image, or a text file of paths")
+        remedy = f"no images in {source}: give a folder of images, an image, or a text file of paths"
+        raise UserError("; ".join([remedy, *left_out(source)]))
     for folder in _real_folders(samples):
         if (refusal := _private_at(folder) or _old_job_at(folder)) is not None:
             raise UserError(refusal)

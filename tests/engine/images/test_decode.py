@@ -204,3 +204,36 @@ def test_formats_whose_decoders_take_much_memory_have_a_limit_of_their_own(
     ) as caught:
         read_image(path)
     assert caught.value.reason == "too-large"
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
+def test_of_several_pictures_the_first_is_used_and_all_are_counted(kind: str, tmp_path: Path) -> None:
+    first = Image.fromarray(PICTURE)
+    others = [Image.new("RGB", first.size, colour) for colour in ("red", "blue")]
+    options = {} if kind in ("GIF", "TIFF") else {"lossless": True} if kind == "WEBP" else {"quality": 100}
+    first.save(tmp_path / "alone", kind, **options)
+    first.save(tmp_path / "several", kind, save_all=True, append_images=others, **options)
+    alone, several = read_image(tmp_path / "alone"), read_image(tmp_path / "several")
+    assert (alone.pictures, several.pictures) == (1, 3)
+    assert np.abs(alone.pixels.astype(int) - several.pixels).mean() < 2
+    # Where the others are damaged or missing, the first is as it was.
+    content = bytearray((tmp_path / "several").read_bytes())
+    if kind == "GIF":
+        (tmp_path / "several").write_bytes(content[: len(content) - 20])
+        np.testing.assert_array_equal(read_image(tmp_path / "several").pixels, several.pixels)
+
+
+def test_what_stands_behind_a_jpeg_is_no_animation(tmp_path: Path) -> None:
+    first = Image.fromarray(PICTURE)
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[first])
+    assert read_image(tmp_path / "a.jpg").pictures == 1
+
+
+def test_pages_without_an_end_are_not_counted_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Image.fromarray(PICTURE)
+    first.save(tmp_path / "a.tif", save_all=True, append_images=[first] * 9)
+    assert read_image(tmp_path / "a.tif").pictures == 10
+    monkeypatch.setattr(decode, "_MOST_COUNTED", 4)
+    decoded = read_image(tmp_path / "a.tif")
+    assert decoded.pictures == 4
+    np.testing.assert_array_equal(decoded.pixels, PICTURE)
