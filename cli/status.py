@@ -27,6 +27,7 @@ _COLOURS = {"done": "green", "failed": "red", "pending": "yellow"}
 def status(output: Path, failed: bool, show_all: bool, as_json: bool) -> None:
     """Show what happened to every image of the job in the folder OUTPUT."""
     from faceanon_engine.engine.job import Manifest
+    from faceanon_engine.engine.job.domain import known_in, limits_in, verdict_of
     from faceanon_engine.engine.job.folder import refuse_old_layout
     from faceanon_engine.engine.job.layout import JobFolder
 
@@ -38,6 +39,7 @@ def status(output: Path, failed: bool, show_all: bool, as_json: bool) -> None:
         counts = manifest.counts()
         settings = manifest.settings()
         inputs = len(manifest.inputs())
+        limits, judged = limits_in(manifest), known_in(manifest)
     items = [item for item in known if item.state == "failed"] if failed else known
     if as_json:
         print_json(
@@ -47,7 +49,8 @@ def status(output: Path, failed: bool, show_all: bool, as_json: bool) -> None:
                 "settings": settings,
                 "inputs": inputs,
                 "counts": counts,
-                "items": [asdict(item) for item in items],
+                "domain": asdict(judged),
+                "items": [asdict(item) | {"domain": verdict_of(item, limits)} for item in items],
             }
         )
         return
@@ -62,6 +65,8 @@ def status(output: Path, failed: bool, show_all: bool, as_json: bool) -> None:
     if seconds:
         summary += f"; {_number(fmean(seconds), 2)} s each"
     say(console, summary)
+    if judged.verdict != "unknown":
+        say(console, f"{'warning: ' if judged.verdict == 'outside' else ''}{judged}")
     preset, margin, steps, bundle, source = (
         str(settings.get(name))[:_LONGEST] for name in ("preset", "margin", "steps", "bundle", "input")
     )

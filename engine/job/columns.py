@@ -16,6 +16,7 @@ from typing import Any
 from faceanon_engine.engine.errors import REASONS
 from faceanon_engine.engine.job.layout import EXTENSIONS, codes_name, stays_inside
 from faceanon_engine.engine.job.settings import MOST_IN_POOL
+from faceanon_engine.engine.models.domain import are_limits
 
 LONGEST_TEXT = 32_768
 """Characters of a text, paths among them, which file systems keep below 4,096 bytes."""
@@ -210,5 +211,6 @@ JOB_CHECKS: Mapping[str, Check] = {
     "version": _text,
     "contact_sheet": is_sheet,
     "together": is_together,
+    "domain": are_limits,
 }
 """The values of the table `job` by key."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from faceanon_engine.engine.models.domain import Known
 from faceanon_engine.engine.system.progress import Observer
 
 
@@ -58,11 +59,16 @@ class JobResult:
     failures: tuple[Failure, ...] = ()
     left: int = 0
     """Inputs that nobody did, as the processes of all devices had died."""
+    domain: Known | None = None
+    """Whether the networks know such faces, judged by the results."""
+    strict: bool = False
+    """Whether faces that the networks do not know are a failure."""
 
     @property
     def exit_code(self) -> int:
-        """0 when everything is done, 1 when something failed or is left."""
-        return 1 if self.failed or self.left else 0
+        """0 when everything is done, 1 when something failed, is left, or is what `strict` refuses."""
+        refused = self.strict and self.domain is not None and self.domain.verdict == "outside"
+        return 1 if self.failed or self.left or refused else 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `--json`."""

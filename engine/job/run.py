@@ -17,6 +17,7 @@ from faceanon_engine.engine.datasets.folder import left_out
 from faceanon_engine.engine.datasets.reader import Reader, prefetch, thread_count, threads
 from faceanon_engine.engine.job.batches import Batches
 from faceanon_engine.engine.job.beginning import Beginning, WorkerFactory, begin_job
+from faceanon_engine.engine.job.domain import known_in, look_ahead
 from faceanon_engine.engine.job.faces import faces_to_do
 from faceanon_engine.engine.job.folder import (
     has_manifest,
@@ -121,6 +122,7 @@ def _run(
     done_before = manifest.counts()["done"] - _count_lost(settings, listing)
     for note in left_out(settings.input):
         observer.note(note)
+    look_ahead(beginning, listing.todo, manifest, observer, load)
     left = 0
     if listing.todo and beginning.devices:
         keys = [sample.key for sample in listing.todo]
@@ -152,6 +154,8 @@ def _run(
         about=about,
         failures=failures,
         left=left,
+        domain=known_in(manifest),
+        strict=settings.strict,
     )
 
 
