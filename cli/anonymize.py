@@ -11,6 +11,8 @@ import click
 from faceanon_engine.cli import options
 from faceanon_engine.cli.console import ProgressObserver, error_console, output_console, print_about, print_json, say
 
+DOES_NOT_KNOW = "do not use these results, use networks that know such faces (docs/models.md)"
+
 
 @click.command()
 @click.argument("input", type=click.Path(path_type=Path))
@@ -92,6 +94,8 @@ def _print_result(result: Any) -> None:
             say(console, str(counts))
     if result.left:
         say(console, f"{result.left} inputs are left: run the same command again")
+    if result.domain is not None and result.domain.verdict == "outside":
+        say(console, f"{'refused' if result.strict else 'warning'}: {result.domain}: {DOES_NOT_KNOW}")
     if result.contact_sheet is not None:
         say(console, f"contact sheet (shows originals): {result.contact_sheet}")
     shown = result.failures[:10]

@@ -125,7 +125,8 @@ class ProgressObserver(JobObserver):
     def progress(self, done: float, total: float | None, what: str = "") -> None:
         if self._long is None:
             self._long = self._progress.add_task(what, total=total, detail="")
-        self._progress.update(self._long, completed=done, visible=total is None or done < total)
+        visible = total is None or done < total
+        self._progress.update(self._long, description=what, completed=done, total=total, visible=visible)
 
     def batch(self, size: int, step: int, steps: int) -> None:
         self._progress.start_task(self._inputs)

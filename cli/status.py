@@ -37,6 +37,7 @@ def status(output: Path, failed: bool, show_all: bool, as_json: bool) -> None:
     """Show what happened to every image of the job in the folder OUTPUT."""
     from faceanon_engine.engine.job import Manifest
     from faceanon_engine.engine.job.counts import count_boxes, count_faces, count_photos
+    from faceanon_engine.engine.job.domain import known_in, limits_in, verdict_of
     from faceanon_engine.engine.job.folder import refuse_old_layout
     from faceanon_engine.engine.job.layout import JobFolder
 
@@ -48,6 +49,7 @@ def status(output: Path, failed: bool, show_all: bool, as_json: bool) -> None:
         counts = manifest.counts()
         settings = manifest.settings()
         inputs = list(manifest.inputs().values())
+        limits, judged = limits_in(manifest), known_in(manifest)
     faces, photos, boxes = count_faces(known), count_photos(inputs), count_boxes(inputs)
     lost = [row for row in inputs if row.state in ("failed", "withheld")]
     items = [item for item in known if item.state == "failed"] if failed else known
@@ -62,7 +64,8 @@ def status(output: Path, failed: bool, show_all: bool, as_json: bool) -> None:
                 "faces": faces.to_json(),
                 "photos": None if photos is None else photos.to_json(),
                 "boxes": None if boxes is None else boxes.to_json(),
-                "items": [_plain(item) for item in items],
+                "domain": asdict(judged),
+                "items": [_plain(item) | {"domain": verdict_of(item, limits)} for item in items],
                 "given_back": [asdict(row) for row in (lost if failed else inputs)] if photos is not None else None,
             }
         )
@@ -86,6 +89,8 @@ def status(output: Path, failed: bool, show_all: bool, as_json: bool) -> None:
     for each in (photos, boxes):
         if each is not None:
             say(console, str(each))
+    if judged.verdict != "unknown":
+        say(console, f"{'warning: ' if judged.verdict == 'outside' else ''}{judged}")
     preset, margin, steps, bundle, source = (
         str(settings.get(name))[:_LONGEST] for name in ("preset", "margin", "steps", "bundle", "input")
     )

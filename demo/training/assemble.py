@@ -3,7 +3,8 @@
     python -m faceanon_engine.demo.training.assemble RUNS demo/bundle
 
 RUNS holds the runs `generator`, `inverter`, `identity` and `attributes`. The attribute head that answers CelebA's
-attributes is written beside the networks, for evaluation.
+attributes is written beside the networks, for evaluation. At last it is measured how people score on whom nothing was
+trained: `calibrate.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from faceanon_engine.demo.training.attributes import ATTRIBUTES
+from faceanon_engine.demo.training.calibrate import calibrate_on_drawn
 from faceanon_engine.demo.training.common import (
     ATTRIBUTE_ENCODER,
     GENERATOR,
@@ -82,6 +84,7 @@ def main() -> None:
     content = bundle.content
     content["extra"]["attribute_head"] = {"file": HEAD, "sha256": sha256_of(file)}
     (bundle.path / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    calibrate_on_drawn(bundle.path)
     total = sum(path.stat().st_size for path in bundle.path.iterdir())
     print(f"{bundle.path}: {total / 1e6:.1f} MB, digest {bundle.digest[:12]}")
 

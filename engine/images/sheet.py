@@ -15,6 +15,7 @@ from faceanon_engine.engine.images.pixels import Pixels
 from faceanon_engine.engine.system.printable import printable
 
 COLUMN_TITLES = ("original", "neighbour", "inversion", "anonymized")
+_UNKNOWN = "unlike what the networks know"
 _LEAST_TILE, _MOST_TILE = 128, 256
 _GAP, _MARGIN, _LINE = 6, 16, 18
 _PAPER, _INK, _GREY, _RED = (255, 255, 255), (24, 24, 24), (110, 110, 110), (170, 30, 30)
@@ -32,10 +33,15 @@ class SheetRow:
     identity_before: float
     identity_after: float
     neighbour_distance: float
+    unknown: bool = False
+    """Whether the face is unlike what the networks know."""
 
 
-def draw_sheet(rows: Sequence[SheetRow], title: str) -> Pixels:
-    """The sheet uint8 [H, W, 3]: one column of results, two for more than four; raises ValueError for none."""
+def draw_sheet(rows: Sequence[SheetRow], title: str, warning: str = "") -> Pixels:
+    """The sheet uint8 [H, W, 3]: one column of results, two for more than four; raises ValueError for none.
+
+    A warning has a line of its own below the title.
+    """
     if not rows:
         raise ValueError("a contact sheet needs at least one result")
     tile = min(_MOST_TILE, max(_LEAST_TILE, rows[0].original.shape[0]))
@@ -43,7 +49,7 @@ def draw_sheet(rows: Sequence[SheetRow], title: str) -> Pixels:
     lines = -(-len(rows) // blocks)
     block_width = 4 * tile + 3 * _GAP
     block_height = tile + 2 * _LINE + 10
-    header = _MARGIN + 3 * _LINE + 14
+    header = _MARGIN + (4 if warning else 3) * _LINE + 14
     width = 2 * _MARGIN + blocks * block_width + (blocks - 1) * 3 * _GAP
     height = header + lines * block_height + _MARGIN
     sheet = Image.new("RGB", (width, height), _PAPER)
@@ -56,6 +62,9 @@ def draw_sheet(rows: Sequence[SheetRow], title: str) -> Pixels:
         fill=_RED,
         font=small,
     )
+    if warning:
+        text = _fitting(pen, warning, small, width - 2 * _MARGIN, cut_end=True)
+        pen.text((_MARGIN, _MARGIN + 2 * _LINE + 4), text, fill=_RED, font=small)
     for block in range(blocks):
         left = _MARGIN + block * (block_width + 3 * _GAP)
         for column, name in enumerate(COLUMN_TITLES):
@@ -70,7 +79,11 @@ def draw_sheet(rows: Sequence[SheetRow], title: str) -> Pixels:
             f"neighbour distance {row.neighbour_distance:.2f}"
         )
         pen.text((left, top + tile + 3), _fitting(pen, numbers, small, block_width), fill=_INK, font=small)
-        pen.text((left, top + tile + 3 + _LINE), _fitting(pen, row.label, small, block_width), fill=_GREY, font=small)
+        room = block_width
+        if row.unknown:
+            room -= round(pen.textlength(_UNKNOWN, font=small)) + _GAP
+            pen.text((left + room + _GAP, top + tile + 3 + _LINE), _UNKNOWN, fill=_RED, font=small)
+        pen.text((left, top + tile + 3 + _LINE), _fitting(pen, row.label, small, room), fill=_GREY, font=small)
     return np.asarray(sheet)
 
 
@@ -84,12 +97,17 @@ def _tile(pixels: Pixels, side: int) -> Image.Image:
 
 
 def _fitting(
-    pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
+    pen: ImageDraw.ImageDraw,
+    text: str,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    width: int,
+    *,
+    cut_end: bool = False,
 ) -> str:
-    """The text, its beginning cut where it is too long; the built-in font draws Latin letters only."""
+    """The text, its beginning or end cut where it is too long; the built-in font draws Latin letters only."""
     text = printable(text).encode("latin-1", "replace").decode("latin-1")
     if pen.textlength(text, font=font) <= width:
         return text
     while text and pen.textlength("..." + text, font=font) > width:
-        text = text[1:]
-    return "..." + text
+        text = text[:-1] if cut_end else text[1:]
+    return text + "..." if cut_end else "..." + text

@@ -8,6 +8,7 @@ from typing import Any
 
 from faceanon_engine.engine.datasets.boxes import Assigned
 from faceanon_engine.engine.datasets.sample import Sample
+from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job.folder import (
     fixed_settings,
     recorded_settings,
@@ -68,4 +69,9 @@ def begin_job(settings: JobSettings, make_worker: WorkerFactory | None = None) -
     fixed = fixed_settings(settings, worker)
     refuse_changes(settings.output, recorded, fixed)
     refuse_unwritable_output(settings.folder)
+    if settings.strict and worker.limits is None:
+        raise UserError(
+            "strict: the bundle does not record what its networks know: measure it with 'models calibrate', or leave "
+            "strict out"
+        )
     return Beginning(settings, samples, devices, make_worker, worker, boxes, fixed)

@@ -18,6 +18,7 @@ from faceanon_engine.engine.errors import REASONS
 from faceanon_engine.engine.images.encode import FORMATS_OF_SUFFIXES
 from faceanon_engine.engine.job.layout import EXTENSIONS, codes_name, face_codes_name, is_face_name, stays_inside
 from faceanon_engine.engine.job.settings import MOST_IN_POOL
+from faceanon_engine.engine.models.domain import are_limits
 
 LONGEST_TEXT = 32_768
 """Characters of a text, paths among them, which file systems keep below 4,096 bytes."""
@@ -242,5 +243,6 @@ JOB_CHECKS: Mapping[str, Check] = {
     "version": _text,
     "contact_sheet": is_sheet,
     "together": is_together,
+    "domain": are_limits,
 }
 """The values of the table `job` by key."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from faceanon_engine.engine.job.counts import BoxCounts, FaceCounts, PhotoCounts
+from faceanon_engine.engine.models.domain import Known
 from faceanon_engine.engine.system.progress import Observer
 
 
@@ -65,11 +66,16 @@ class JobResult:
     """What became of all photographs; None where none are given back."""
     boxes: BoxCounts | None = None
     """How many of the given faces were found; None where none were given."""
+    domain: Known | None = None
+    """Whether the networks know such faces, judged by the results."""
+    strict: bool = False
+    """Whether faces that the networks do not know are a failure."""
 
     @property
     def exit_code(self) -> int:
-        """0 when everything is done, 1 when something failed, was withheld or is left."""
-        return 1 if self.failures or self.left else 0
+        """0 when everything is done, 1 when something failed, was withheld, is left, or is what `strict` refuses."""
+        refused = self.strict and self.domain is not None and self.domain.verdict == "outside"
+        return 1 if self.failures or self.left or refused else 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `--json`."""

@@ -19,6 +19,7 @@ from faceanon_engine.engine.datasets.reader import Reader, prefetch, thread_coun
 from faceanon_engine.engine.job.batches import Batches
 from faceanon_engine.engine.job.beginning import Beginning, WorkerFactory, begin_job
 from faceanon_engine.engine.job.counts import count_boxes, count_faces, count_photos
+from faceanon_engine.engine.job.domain import known_in, look_ahead
 from faceanon_engine.engine.job.faces import faces_to_do
 from faceanon_engine.engine.job.folder import (
     has_manifest,
@@ -124,6 +125,7 @@ def _run(
     done_before = manifest.counts()["done"] - _count_lost(settings, listing)
     for note in (*left_out(settings.input), *absent_pictures(settings, beginning.boxes)):
         observer.note(note)
+    look_ahead(beginning, listing.todo, manifest, observer, load)
     left = 0
     if listing.todo and beginning.devices:
         keys = [sample.key for sample in listing.todo]
@@ -155,6 +157,8 @@ def _run(
         faces=count_faces(rows),
         photos=count_photos(listed),
         boxes=count_boxes(listed),
+        domain=known_in(manifest),
+        strict=settings.strict,
     )
 
 

@@ -127,6 +127,9 @@ class JobSettings:
     )
     truncation: float = setting(DEFAULT_TRUNCATION, "Psi of the pool, above 0, at most 1.", above=0, most=1)
     seed: int = setting(0, "Seed of the pool.", least=0, metavar="N")
+    strict: bool = setting(
+        False, "Refuse faces that the networks do not know, as far as the bundle records what they know."
+    )
     contact_sheet: int = setting(
         16,
         "Show the first N results beside their ORIGINALS in OUTPUT/private/contact-sheet.png; 0 makes none.",
@@ -232,6 +235,7 @@ class JobOptions(StageOptions, PoolOptions, total=False):
     format: ImageFormat | None
     quality: int | None
     save_codes: bool
+    strict: bool
     contact_sheet: int
 
 

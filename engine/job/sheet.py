@@ -11,6 +11,7 @@ from faceanon_engine.engine.errors import InputError
 from faceanon_engine.engine.images.decode import read_image
 from faceanon_engine.engine.images.encode import encode_image
 from faceanon_engine.engine.images.sheet import SheetRow, draw_sheet
+from faceanon_engine.engine.job.domain import known_in, limits_in, verdict_of
 from faceanon_engine.engine.job.layout import CONTACT_SHEET_NAME, kept_private
 from faceanon_engine.engine.job.manifest import ItemRow, Manifest
 from faceanon_engine.engine.job.names import foreign_file
@@ -18,6 +19,7 @@ from faceanon_engine.engine.job.report import JobObserver
 from faceanon_engine.engine.job.rows import by_input, result_files
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.workers.worker import Worker
+from faceanon_engine.engine.models.domain import Limits
 from faceanon_engine.engine.system.below import remove_below, write_below
 
 Load = Callable[[], tuple[Worker, Reader]]
@@ -48,11 +50,12 @@ def contact_sheet(
         observer.note(problem)
         return None
     manifest.put({"contact_sheet": []})  # ours from now on, also when it is killed on the way
-    rows = _sheet_rows(settings.output, samples, shown, *load())
+    rows = _sheet_rows(settings.output, samples, shown, *load(), limits_in(manifest))
     if not rows:
         return None
     title = f"{settings.preset}, margin {settings.margin:g}, {settings.resolved_steps} steps"
-    sheet = encode_image(draw_sheet(rows, title), "png", 95)
+    judged = known_in(manifest)
+    sheet = encode_image(draw_sheet(rows, title, str(judged) if judged.verdict == "outside" else ""), "png", 95)
     write_below(settings.output, name, sheet, settings.folder.private, private=True)
     manifest.put({"contact_sheet": content})
     return path
@@ -66,7 +69,12 @@ def _first_results(settings: JobSettings, samples: Sequence[Sample], manifest: M
 
 
 def _sheet_rows(
-    output: Path, samples: Sequence[Sample], shown: Sequence[ItemRow], worker: Worker, reader: Reader
+    output: Path,
+    samples: Sequence[Sample],
+    shown: Sequence[ItemRow],
+    worker: Worker,
+    reader: Reader,
+    limits: Limits | None,
 ) -> list[SheetRow]:
     by_key = {sample.key: sample for sample in samples}
     read: dict[str, Sample] = {}  # the last one: the faces of a photo follow each other
@@ -91,6 +99,7 @@ def _sheet_rows(
                 identity_before=row.identity_before or 0.0,
                 identity_after=row.identity_after or 0.0,
                 neighbour_distance=row.neighbour_distance or 0.0,
+                unknown=verdict_of(row, limits) == "outside",
             )
         )
     return rows

@@ -215,6 +215,17 @@ class Falco:
         inversions, neighbours = self.intermediates(batch, result.neighbour_id.tolist())
         return replace(result, inversions=inversions, neighbours=neighbours)
 
+    def before_steps(self, originals: Pixels | Floats | Tensor) -> AnonymizedBatch:
+        """What is known of originals before the first step: whom they are paired with, and the losses there.
+
+        As `anonymize` gives it for no steps.
+        """
+        preset = replace(self.preset, steps=0, proxy_resolution=None)
+        batch: Any = originals if isinstance(originals, np.ndarray) else torch.as_tensor(originals)
+        lanes = make_lanes(self.step_networks, replace(self.settings, preset=preset), PREPARED_TOGETHER)
+        groups = list(self.run(batch, lanes))
+        return joined([results for _, results in groups], np.argsort([key for keys, _ in groups for key in keys]))
+
     def intermediates(self, originals: Pixels | Floats | Tensor, neighbour_ids: Sequence[int]) -> tuple[Pixels, Pixels]:
         """Pictures uint8 [N, S, S, 3] of the originals' inversions and of the pool's faces with these ids."""
         codes = torch.as_tensor(invert_images(self.sessions, self._on_device(originals))).to(self.device)

@@ -112,3 +112,13 @@ def get_preset(name: str) -> Preset:
         return PRESETS[name]
     except (KeyError, TypeError):  # a value that is no text may be one that no dictionary takes
         raise UserError(f"unknown preset {name!r}: use one of {', '.join(sorted(PRESETS))}") from None
+
+
+def alike(preset: Preset) -> frozenset[str]:
+    """Names of the presets by which the networks see the same pixels, and which begin from the same codes."""
+
+    def seen(each: Preset) -> tuple[object, ...]:
+        recipes = tuple(value for value in vars(each).values() if isinstance(value, PixelRecipe))
+        return (*recipes, each.trainable_rows)
+
+    return frozenset(name for name, each in PRESETS.items() if seen(each) == seen(preset))

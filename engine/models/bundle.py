@@ -5,8 +5,10 @@
                          "dtype": "float32" | "float16",
                          "source": {"format": ..., "file": ..., "sha256": ..., "url": ..., "licence": ...,
                                     "remark": ...}}},
-     "extra": {...}}
+     "domain": {...},
+ "extra": {...}}
 
+"domain" says what the networks know, where that was measured: see `domain.py`.
 "extra" is free; an entry of it with "file" and "sha256" is a further file of the bundle and is verified like the
 networks. Files are stored in one of two types and computed with in float32. The digest covers what decides a result:
 the roles, the configurations and the files' checksums, neither names nor notes.
@@ -126,6 +128,12 @@ class Bundle:
         """Side of the generator's images in pixels, to which faces are brought."""
         side: int = self.networks["generator"]["config"]["resolution"]
         return side
+
+    @property
+    def domain(self) -> dict[str, Any] | None:
+        """What the networks know, as `domain.py` describes it; None where nobody has measured it."""
+        section: dict[str, Any] | None = self.content.get("domain")
+        return section
 
     def file(self, role: str) -> Path:
         """The role's safetensors file; raises UserError for a name or a link that leads out of the bundle."""

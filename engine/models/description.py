@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from faceanon_engine.engine.choices import ROLES, STORED_DTYPES
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.models.domain import check_domain
 from faceanon_engine.engine.networks.configs import GeneratorConfig, InverterConfig, make_config
 
 FORMAT = 1
@@ -84,6 +85,8 @@ def _check(content: Any) -> None:
             check_fit(configs["generator"], configs["inverter"])
         except UserError as error:
             raise ValueError(str(error)) from None
+    if content.get("domain") is not None:
+        check_domain(content["domain"])
     extra = content.get("extra") or {}
     for entry in _typed({"extra": extra}, "extra", dict).values():
         if isinstance(entry, dict) and {"file", "sha256"} <= {*entry}:

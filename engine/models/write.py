@@ -12,9 +12,10 @@ from typing import Any
 from faceanon_engine.engine.choices import ROLES, STORED_DTYPES
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.models.bundle import MANIFEST, Bundle
-from faceanon_engine.engine.models.description import FORMAT, check_fit
+from faceanon_engine.engine.models.description import FORMAT, check_fit, read_description
+from faceanon_engine.engine.models.domain import check_domain
 from faceanon_engine.engine.system.digests import sha256_of
-from faceanon_engine.engine.system.files import atomic_folder
+from faceanon_engine.engine.system.files import atomic_folder, failures_explained, write_atomic
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,22 @@ def write_bundle(
             f"bundle {path} cannot be written ({error.strerror or error}): free space, check rights"
         ) from None
     return Bundle.open(path)
+
+
+def write_domain(bundle: Bundle, section: dict[str, Any]) -> None:
+    """Put what the networks know into a bundle's record, in place of what it said; `domain.py` describes the section.
+
+    The rest of the record stays as the file has it. Raises UserError when it cannot be written, or is no section.
+    """
+    file = bundle.path / MANIFEST
+    try:
+        check_domain(section)
+        content = {**read_description(file), "domain": section}
+        with failures_explained(file, "check the folder's rights, or use a copy of the bundle"):
+            write_atomic(file, (json.dumps(content, indent=1) + "\n").encode("utf-8"))
+    except ValueError as error:
+        raise UserError(f"bundle {bundle.path} cannot be added to: {error}") from None
+    bundle.content["domain"] = section
 
 
 def _write_network(folder: Path, network: NetworkToWrite, dtype: str) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from faceanon_engine.engine.models.domain import Limits
+
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
@@ -30,6 +32,14 @@ class FakeWorker:
     def __init__(self, settings: Any, recorded: Mapping[str, Any], inputs: int) -> None:
         self.settings = settings
         self.pool_size = settings.pool_size or recorded.get("pool_size") or 2 * inputs
+
+    @property
+    def limits(self) -> Limits | None:
+        limit = os.environ.get("FAKE_LIMIT")
+        return None if limit is None else Limits("grey squares", float(limit))
+
+    def first_loss(self, image: np.ndarray) -> float:
+        return float(image.mean()) / 10
 
     def about(self) -> dict[str, str]:
         return {"device": "cpu", "backend": "fake"}

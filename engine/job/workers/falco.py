@@ -10,7 +10,9 @@ from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images.pixels import Pixels
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.method.pool import check_pool, choose_spec, find_pool
+from faceanon_engine.engine.method.preset import alike
 from faceanon_engine.engine.models.bundle import Bundle
+from faceanon_engine.engine.models.domain import Limits, limits_of
 from faceanon_engine.engine.sessions.opening import Prepare
 from faceanon_engine.engine.sessions.runs import settle
 from faceanon_engine.engine.system.devices import resolve_for_torch
@@ -58,6 +60,12 @@ class FalcoWorker:
         """Side of the generator's images in pixels."""
         return self._bundle.resolution
 
+    @property
+    def limits(self) -> Limits | None:
+        preset = self._preset
+        steps = preset.steps if preset.proxy_resolution is None else None
+        return limits_of(self._bundle.domain, preset.name, steps, alike=alike(preset))
+
     def check(self) -> None:
         problems = self._bundle.verify()
         if problems:
@@ -76,6 +84,7 @@ class FalcoWorker:
             "device": device,
             **self._runs.about(),
             **self._optimisation(),
+            **({} if self.limits is None else {"trained on": self.limits.trained_on}),
             "threads": str(torch.get_num_threads()),
             "bundle": f"{self._bundle.name} ({self._bundle.digest[:12]}), {self.resolution} px",
             "pool": f"{spec.size} faces, truncation {spec.truncation_psi:g}, seed {spec.seed}"
@@ -140,6 +149,9 @@ class FalcoWorker:
 
     def anonymize(self, images: Pixels, on_step: Callable[[int], None]) -> AnonymizedBatch:
         return self._falco.anonymize(images, on_step=on_step)
+
+    def first_loss(self, image: Pixels) -> float:
+        return float(self._falco.before_steps(image[None]).attribute_before[0])
 
     def intermediates(self, images: Pixels, neighbour_ids: Sequence[int]) -> tuple[Pixels, Pixels]:
         return self._falco.intermediates(images, neighbour_ids)

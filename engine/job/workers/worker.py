@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from faceanon_engine.engine.images.pixels import Pixels
+from faceanon_engine.engine.models.domain import Limits
 from faceanon_engine.engine.system.progress import Progress
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ class Worker(Protocol):
     @property
     def resolution(self) -> int:
         """Side of the images that go in and come out, in pixels."""
+
+    @property
+    def limits(self) -> Limits | None:
+        """The losses of faces that the networks know; None where nobody has measured them."""
 
     def about(self) -> dict[str, str]:
         """What really runs, for people: device, backend, precision, threads, bundle, pool."""
@@ -47,6 +52,9 @@ class Worker(Protocol):
 
     def anonymize(self, images: Pixels, on_step: Callable[[int], None]) -> AnonymizedBatch:
         """Anonymize originals uint8 [N, S, S, 3] at once."""
+
+    def first_loss(self, image: Pixels) -> float:
+        """Attribute loss of an original uint8 [S, S, 3] before the first step."""
 
     def intermediates(self, images: Pixels, neighbour_ids: Sequence[int]) -> tuple[Pixels, Pixels]:
         """Pictures uint8 [N, S, S, 3] of the originals' inversions and of the fakes with these ids."""
