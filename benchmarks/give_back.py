@@ -22,7 +22,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from benchmarks.result import RESULTS, new_result, new_row, table, write
-from faceanon_engine.api import anonymize
+from faceanon_engine import anonymize
 from faceanon_engine.demo.people import HELD_OUT_SEED
 from faceanon_engine.demo.scenes import Scene, draw_scene
 from faceanon_engine.engine.datasets.recall import Recall, recall

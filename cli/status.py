@@ -149,7 +149,7 @@ def _table(items: list[Any], failed: bool) -> Any:
     for heading in ("fake", "distance", "identity", "attributes", "steps", "seconds"):
         table.add_column(heading, justify="right")
     for item in items:
-        where = f"{item.reason}: {item.message}" if item.reason else item.output or item.crop or ""
+        where = f"{item.reason}: {item.message}" if item.reason else item.output or item.crop or item.message or ""
         numbers = [""] * 6
         if item.state == "done":
             numbers = [

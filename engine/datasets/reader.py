@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -50,14 +50,17 @@ class Reader:
         *,
         photos: bool = False,
         boxes: Mapping[str, npt.NDArray[np.floating[Any]]] | None = None,
+        who: Callable[[Sequence[Pixels]], Sequence[str | None]] | None = None,
     ) -> None:
         """align "auto" or "never"; resolution in pixels; min_face: those of the smallest face that is looked for.
 
         photos: whether photographs are given back, in which every face counts. boxes: those of faces that are known,
-        float [N, 4] by the key of their sample. Raises UserError when the face detector cannot be opened.
+        float [N, 4] by the key of their sample. who: of crops uint8 [S, S, 3], the names of people who stay as they
+        are, None for the others. Raises UserError when the face detector cannot be opened.
         """
         self._photos = photos
         self._boxes = boxes
+        self._who = who
         self._align = align
         self.resolution = resolution
         self._detector: Any = None
@@ -97,9 +100,11 @@ class Reader:
         boxes = None if self._boxes is None else self._boxes.get(sample.key, np.zeros((0, 4)))
         decoded = read_image(sample.path)
         found = faces_in(decoded, self._align, self.resolution, self._detector, photo=self._photos, boxes=boxes)
+        names = self._who([face.pixels for face in found.faces]) if self._who is not None else ()
         return replace(
             sample,
             faces=tuple(found.faces),
+            kept={number: name for number, name in enumerate(names) if name is not None},
             unhandled=tuple(found.unhandled),
             pictures=decoded.pictures,
             boxes=None if boxes is None else len(boxes),

@@ -25,6 +25,8 @@ class Sample:
     """What the data set says of it; nothing for a folder of images."""
     faces: tuple[Face, ...] = ()
     """Its faces, the largest first; none until it was read."""
+    kept: Mapping[int, str] = field(default_factory=dict)
+    """Of those, the numbers of the ones that stay as they are, and whose they are."""
     unhandled: tuple[Unhandled, ...] = ()
     """Faces that were found in it and that no other can take the place of."""
     boxes: int | None = None

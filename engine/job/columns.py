@@ -200,6 +200,7 @@ _SETTINGS: Mapping[str, Check] = {
     "unhandled": _text,
     "match_colour": _of(bool),
     "boxes": _text,
+    "keep": _text,
     "format": _text,
     "quality": _of(int),
     "save_codes": _of(bool),

@@ -47,7 +47,8 @@ def plan_job(settings: JobSettings, *, make_worker: WorkerFactory | None = None)
         *map(_failing, update.vanished),
         *(_failing_photo(row) for row in update.inputs if row.reason == "missing"),
     ]
-    left = (*left_out(settings.input), *absent_pictures(settings, beginning.boxes))
+    unsaid = () if settings.keep is None else ("who is kept is not said: that takes the networks",)
+    left = (*unsaid, *left_out(settings.input), *absent_pictures(settings, beginning.boxes))
     items.sort(key=lambda item: (item.input, item.face))
     return JobPlan(settings.output, beginning.about(), tuple(items), left)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.job.keep import people_digest
 from faceanon_engine.engine.job.layout import MANIFEST_NAME, PRIVATE, PROCESS_LOCK_PATTERN, JobFolder, kept_private
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
 from faceanon_engine.engine.job.settings import JobSettings
@@ -40,6 +41,7 @@ def fixed_settings(settings: JobSettings, worker: Worker) -> dict[str, Any]:
         "min_face": settings.min_face,
         "output": settings.results,
         "unhandled": settings.unhandled if settings.gives_photos else None,
+        "keep": None if settings.keep is None else people_digest(Path(settings.keep)),
         "boxes": None if settings.boxes is None else sha256_of(Path(settings.boxes)),
         "match_colour": settings.match_colour if settings.gives_photos else None,
         "format": settings.resolved_format,

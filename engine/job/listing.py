@@ -24,6 +24,7 @@ from faceanon_engine.engine.job.rows import (
     has_name,
     is_done,
     is_given_back,
+    kept_row,
     left_row,
     result_files,
     stamp,
@@ -193,6 +194,7 @@ def fits(sample: Sample, rows: Sequence[ItemRow]) -> bool:
     return (
         len(rows) == count + len(sample.unhandled)
         and not any(map(has_name, rows[count:]))
+        and all((row.state == "kept") == (face in sample.kept) for face, row in enumerate(rows[:count]))
         and all(has_name(row) or row.state in ("failed", "kept") for row in rows[:count])
     )
 
@@ -207,6 +209,9 @@ def plan_faces(
     key, count = sample.key, len(sample.faces)
     planned = list(rows[:count])
     for face in range(count):
+        if face in sample.kept:
+            planned[face : face + 1] = [kept_row(key, face, sample.kept[face], sample.faces[face].frame)]
+            continue
         if face < len(planned) and (has_name(planned[face]) or (planned[face].state == "failed" and photo is None)):
             continue
         row = plan_row(settings, names, key, face) if photo is None else ItemRow(key, face, crop=face_name(photo, face))

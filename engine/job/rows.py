@@ -46,6 +46,12 @@ def left_row(row: ItemRow, state: str, reason: Reason, message: str, frame: Fram
     return replace(failed_row(row, reason, message, frame), state=state)
 
 
+def kept_row(key: str, face: int, name: str, frame: Frame) -> ItemRow:
+    """The row of a face that stays as it is in its photograph, as it is that of somebody who said so."""
+    message = f"taken for {name}"[:LONGEST_MESSAGE]
+    return ItemRow(key, face, state="kept", message=message, frame=frame_text(frame), finished_at=now())
+
+
 def by_input(items: Iterable[ItemRow]) -> dict[str, list[ItemRow]]:
     """The rows of every input, in their order."""
     grouped: dict[str, list[ItemRow]] = {}

@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from faceanon_engine.engine.datasets.boxes import Assigned
 from faceanon_engine.engine.datasets.folder import left_out
@@ -31,6 +32,7 @@ from faceanon_engine.engine.job.folder import (
     remove_temporaries,
 )
 from faceanon_engine.engine.job.groups import Groups, Listed, claimed_inputs, inputs_to_do, settled_together
+from faceanon_engine.engine.job.keep import known_people
 from faceanon_engine.engine.job.listing import Listing, bring_up_to_date, shared_names
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
 from faceanon_engine.engine.job.names import OutputNames
@@ -204,7 +206,8 @@ def _loader(settings: JobSettings, worker: Worker, boxes: Assigned | None, obser
     @functools.cache
     def load() -> tuple[Worker, Reader]:
         worker.load(observer.progress)
-        return worker, reader_of(settings, worker.resolution, boxes)
+        people = None if settings.keep is None else known_people(Path(settings.keep), settings.min_face, worker)
+        return worker, reader_of(settings, worker.resolution, boxes, people)
 
     return load
 

@@ -14,6 +14,7 @@ from faceanon_engine.engine.datasets.folder import find_inputs, left_out
 from faceanon_engine.engine.datasets.reader import Reader
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.job.keep import KnownPeople
 from faceanon_engine.engine.job.layout import MANIFEST_NAME, PRIVATE, RELEASE, JobFolder, part_of_job
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.system.printable import shortened
@@ -55,10 +56,18 @@ def inputs_of(source: Path, limit: int | None) -> tuple[Sample, ...]:
     return samples[:limit]
 
 
-def reader_of(settings: JobSettings, resolution: int, boxes: Assigned | None = None) -> Reader:
+def reader_of(
+    settings: JobSettings, resolution: int, boxes: Assigned | None = None, people: KnownPeople | None = None
+) -> Reader:
     """What reads the inputs of a job; raises UserError when the face detector cannot be opened."""
-    pictures = None if boxes is None else boxes.pictures
-    return Reader(settings.align, resolution, settings.min_face, photos=settings.gives_photos, boxes=pictures)
+    return Reader(
+        settings.align,
+        resolution,
+        settings.min_face,
+        photos=settings.gives_photos,
+        boxes=None if boxes is None else boxes.pictures,
+        who=None if people is None else people.who,
+    )
 
 
 def given_boxes(settings: JobSettings, samples: Sequence[Sample]) -> Assigned | None:

@@ -102,6 +102,12 @@ class JobSettings:
         False, "With photos: give photographs in which no face was found, too; otherwise they are withheld."
     )
     match_colour: bool = setting(True, "With photos: match a face's colours to the skin around it.")
+    keep: str | Path | None = setting(
+        None,
+        "With photos: leave the faces of the people in these pictures as they are, one picture or folder a person.",
+        chosen="nobody",
+        metavar="FOLDER",
+    )
     boxes: str | Path | None = setting(
         None,
         "Your own boxes of faces, COCO JSON, WIDER text or CSV: those that were not found count, too, and the share of "
@@ -188,7 +194,7 @@ class JobSettings:
         return self.resolved_preset.output_quality if self.quality is None else self.quality
 
 
-_OF_PHOTOS = ("unhandled", "allow_faceless", "match_colour")
+_OF_PHOTOS = ("unhandled", "allow_faceless", "match_colour", "keep")
 SETTINGS: dict[str, Setting] = settings_in(JobSettings)
 """By name with underscores, in the order in which they are shown."""
 
@@ -231,6 +237,7 @@ class JobOptions(StageOptions, PoolOptions, total=False):
     unhandled: Unhandled
     allow_faceless: bool
     match_colour: bool
+    keep: str | Path | None
     boxes: str | Path | None
     format: ImageFormat | None
     quality: int | None

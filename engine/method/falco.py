@@ -233,6 +233,14 @@ class Falco:
         inversions, neighbours = (synthesise(self.sessions, each, self.preset.output_scaling) for each in drawn)
         return inversions, neighbours
 
+    def fakes(self, ids: Sequence[int]) -> Pixels:
+        """Pictures uint8 [N, S, S, 3] of the pool's faces with these ids."""
+        parts = [
+            synthesise(self.sessions, self._fakes(ids[start : start + DRAWN_TOGETHER]), self.preset.output_scaling)
+            for start in range(0, len(ids), DRAWN_TOGETHER)
+        ]
+        return np.concatenate(parts)
+
     def _fakes(self, ids: Sequence[int]) -> Tensor:
         """Codes w+ [N, rows, w_dim] of the pool's faces with these ids."""
         w = torch.from_numpy(np.array(self.pool.w[list(ids)], np.float32)).to(self.device)

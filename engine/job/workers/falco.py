@@ -156,6 +156,9 @@ class FalcoWorker:
     def intermediates(self, images: Pixels, neighbour_ids: Sequence[int]) -> tuple[Pixels, Pixels]:
         return self._falco.intermediates(images, neighbour_ids)
 
+    def fakes(self, count: int) -> Pixels:
+        return self._falco.fakes(range(min(count, self._spec.size)))
+
     def release_memory(self) -> None:
         import gc
 

@@ -59,5 +59,8 @@ class Worker(Protocol):
     def intermediates(self, images: Pixels, neighbour_ids: Sequence[int]) -> tuple[Pixels, Pixels]:
         """Pictures uint8 [N, S, S, 3] of the originals' inversions and of the fakes with these ids."""
 
+    def fakes(self, count: int) -> Pixels:
+        """Pictures uint8 [N, S, S, 3] of the pool's first faces, as many as asked for or as there are."""
+
     def release_memory(self) -> None:
         """Give back what a batch that ran out of memory left cached."""

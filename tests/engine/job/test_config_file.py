@@ -107,7 +107,7 @@ def test_a_hostile_file_is_one_short_line_at_once(tmp_path: Path, name: str, tex
 @pytest.mark.parametrize("suffix", ["yaml", "toml"])
 def test_what_is_no_text_is_refused(tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"a.{suffix}"
-    for content in ("steps: 1\n".encode("utf-16"), b"\xff\xfe\0", b"\x80", bytes(range(256))):
+    for content in (b"\xff\xfe\0", b"\x80", bytes(range(256))):
         file.write_bytes(content)
         with pytest.raises(UserError, match="is not UTF-8 text"):
             read_config(file)
