@@ -1,4 +1,4 @@
-"""Which landmarks put a face into FFHQ's frame best: the detector's five, the mesh's, or the mean of both.
+"""Which landmarks put a face into FFHQ's frame best: the detector's five, the mesh's, or something of both.
 
     pip install dlib-bin; pip install --no-deps face_recognition_models
     python -m benchmarks.frame_landmarks --portraits FOLDER
@@ -52,7 +52,7 @@ ANGLES = (-30.0, -10.0, 0.0, 10.0, 30.0, 90.0, 180.0)
 LEFT_EYE, RIGHT_EYE = (33, 160, 158, 133, 153, 144), (362, 385, 387, 263, 373, 380)
 NOSE, MOUTH = 1, (61, 291)
 EYE_CORNERS = ((33, 133), (362, 263))
-METHODS = ("five points", "mesh", "mesh, corners of the eyes", "mean of both")
+METHODS = ("five points", "mesh", "mesh, corners of the eyes", "mesh, eyes as far apart as of the five", "mean of both")
 ERRORS = ("corners", "centre", "side", "angle", "eyes", "mouth")
 """The last two where the reference has landmarks, and not only frames."""
 
@@ -143,6 +143,14 @@ def five_of(mesh: Floats, eyes: tuple[tuple[int, ...], ...]) -> Floats:
     return np.stack([*(mesh[list(each)].mean(axis=0) for each in eyes), mesh[NOSE], *mesh[list(MOUTH)]])
 
 
+def apart_as(landmarks: Floats, others: Floats) -> Floats:
+    """Landmarks [5, 2] with the eyes moved along the line through them until they are as far apart as others'."""
+    half = (landmarks[1] - landmarks[0]) / 2
+    half = half * np.hypot(*(others[1] - others[0])) / 2 / max(np.hypot(*half), 1e-6)
+    middle = landmarks[:2].mean(axis=0)
+    return np.stack([middle - half, middle + half, *landmarks[2:]])
+
+
 def by_mesh(mesh: FaceMesh, pixels: Pixels, landmarks: Floats) -> Floats:
     """[468, 2] of the mesh, which looks at the crop that other landmarks give."""
     crop, affine = align_face(pixels, landmarks, CROP)
@@ -184,7 +192,8 @@ def measure(name: str, reference: str, pictures: Sequence[Copy], detector: FaceD
         points = by_mesh(mesh, picture.pixels, five)
         seconds.append(time.perf_counter() - begun)
         of_mesh = five_of(points, (LEFT_EYE, RIGHT_EYE))
-        found = (five, of_mesh, five_of(points, EYE_CORNERS), (five + of_mesh) / 2)
+        by_corners = five_of(points, EYE_CORNERS)
+        found = (five, of_mesh, by_corners, apart_as(by_corners, five), (five + of_mesh) / 2)
         for method, landmarks in zip(METHODS, found, strict=True):
             columns[method].append(errors(landmarks, picture.frame, picture.landmarks))
     return new_row(
