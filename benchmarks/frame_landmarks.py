@@ -33,7 +33,7 @@ from benchmarks.find_faces import SEEN_AROUND, background
 from benchmarks.result import RESULTS, leave_out, new_result, new_row, table, timing, write
 from faceanon_engine.demo.people import HELD_OUT_SEED, sample_person
 from faceanon_engine.demo.render import render
-from faceanon_engine.engine.images.align import align_face
+from faceanon_engine.engine.images.align import align_face, refined
 from faceanon_engine.engine.images.decode import read_image
 from faceanon_engine.engine.images.detect import FaceDetector
 from faceanon_engine.engine.images.ffhq import Square, ffhq_frame
@@ -143,14 +143,6 @@ def five_of(mesh: Floats, eyes: tuple[tuple[int, ...], ...]) -> Floats:
     return np.stack([*(mesh[list(each)].mean(axis=0) for each in eyes), mesh[NOSE], *mesh[list(MOUTH)]])
 
 
-def apart_as(landmarks: Floats, others: Floats) -> Floats:
-    """Landmarks [5, 2] with the eyes moved along the line through them until they are as far apart as others'."""
-    half = (landmarks[1] - landmarks[0]) / 2
-    half = half * np.hypot(*(others[1] - others[0])) / 2 / max(np.hypot(*half), 1e-6)
-    middle = landmarks[:2].mean(axis=0)
-    return np.stack([middle - half, middle + half, *landmarks[2:]])
-
-
 def by_mesh(mesh: FaceMesh, pixels: Pixels, landmarks: Floats) -> Floats:
     """[468, 2] of the mesh, which looks at the crop that other landmarks give."""
     crop, affine = align_face(pixels, landmarks, CROP)
@@ -193,7 +185,8 @@ def measure(name: str, reference: str, pictures: Sequence[Copy], detector: FaceD
         seconds.append(time.perf_counter() - begun)
         of_mesh = five_of(points, (LEFT_EYE, RIGHT_EYE))
         by_corners = five_of(points, EYE_CORNERS)
-        found = (five, of_mesh, by_corners, apart_as(by_corners, five), (five + of_mesh) / 2)
+        shipped = refined(mesh, picture.pixels, five)
+        found = (five, of_mesh, by_corners, shipped, (five + of_mesh) / 2)
         for method, landmarks in zip(METHODS, found, strict=True):
             columns[method].append(errors(landmarks, picture.frame, picture.landmarks))
     return new_row(

@@ -35,16 +35,19 @@ class Reader:
     def __init__(self, align: str, resolution: int, min_face: float = 20) -> None:
         """align "auto" or "never"; resolution in pixels; min_face: those of the smallest face that is looked for.
 
-        Raises UserError when the face detector cannot be opened.
+        Raises UserError when the face detector or the face mesh cannot be opened.
         """
         self._align = align
         self._resolution = resolution
         self._detector: Any = None
+        self._mesh: Any = None
         self._memory = Budget(MEMORY)
         if align != "never":
             from faceanon_engine.engine.images.detect import FaceDetector
+            from faceanon_engine.engine.images.mesh import FaceMesh
 
             self._detector = FaceDetector(min_face=min_face)
+            self._mesh = FaceMesh()
 
     def read(self, sample: Sample) -> Sample:
         """The sample with its faces, uint8 [S, S, 3] each, at least one; raises InputError with the reason otherwise.
@@ -68,7 +71,7 @@ class Reader:
 
     def _read(self, sample: Sample) -> Sample:
         decoded = read_image(sample.path)
-        faces = faces_in(decoded, self._align, self._resolution, self._detector)
+        faces = faces_in(decoded, self._align, self._resolution, self._detector, self._mesh)
         return replace(sample, faces=tuple(faces), pictures=decoded.pictures)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("numba", reason="the renderer's packages are not installed")
 
-from benchmarks.frame_landmarks import apart_as, copy_of, errors, mirrored
+from benchmarks.frame_landmarks import copy_of, errors, mirrored
 from faceanon_engine.engine.images.ffhq import ffhq_frame
 
 FACE = np.array([[110.0, 120], [170, 124], [140, 160], [120, 190], [162, 194]])
@@ -49,10 +49,3 @@ def test_errors_are_shares_of_the_side() -> None:
     assert (side, angle) == pytest.approx((0, 0))
     larger = (FACE - frame.centre) * 1.1 + frame.centre
     assert errors(larger, frame, None) == pytest.approx((0.1 * 0.5**0.5, 0, 0.1, 0))
-
-
-def test_eyes_are_moved_along_their_own_line() -> None:
-    moved = apart_as(FACE, FACE * 2)
-    np.testing.assert_allclose(moved[:2].mean(axis=0), FACE[:2].mean(axis=0))
-    np.testing.assert_allclose(moved[1] - moved[0], 2 * (FACE[1] - FACE[0]))
-    np.testing.assert_array_equal(moved[2:], FACE[2:])
