@@ -1,5 +1,6 @@
 from .boxes import Boxes as Boxes
 from .boxes import assign as assign
+from .boxes import notes as notes
 from .boxes import read_boxes as read_boxes
 from .folder import find_inputs as find_inputs
 from .folder import left_out as left_out

@@ -158,6 +158,17 @@ def assign(boxes: Boxes, keys: Iterable[str]) -> Assigned:
     return Assigned(assigned, tuple(absent))
 
 
+def notes(boxes: Boxes, assigned: Assigned) -> tuple[str, ...]:
+    """What of the file is not used, in a line a reason."""
+    lines = []
+    if assigned.absent:
+        few = shown(assigned.absent[0]) + (f" and {len(assigned.absent) - 1} more" if len(assigned.absent) > 1 else "")
+        lines.append(f"{boxes.file}: {len(assigned.absent)} pictures that it names are not in the data set: {few}")
+    if boxes.flat:
+        lines.append(f"{boxes.file}: {boxes.flat} boxes have no width or no height, and are left out")
+    return tuple(lines)
+
+
 def _parts(name: str) -> tuple[str, ...]:
     """The folders and the file of a path, without those that mean nothing; never empty."""
     parts = unicodedata.normalize("NFC", name).replace("\\", "/").split("/")

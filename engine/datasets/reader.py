@@ -56,7 +56,7 @@ class Reader:
 
         photos: whether photographs are given back, in which every face counts. boxes: those of faces that are known,
         float [N, 4] by the key of their sample. who: of crops uint8 [S, S, 3], the names of people who stay as they
-        are, None for the others. Raises UserError when the face detector cannot be opened.
+        are, None for the others. Raises UserError when the face detector or the face mesh cannot be opened.
         """
         self._photos = photos
         self._boxes = boxes
@@ -64,11 +64,14 @@ class Reader:
         self._align = align
         self.resolution = resolution
         self._detector: Any = None
+        self.mesh: Any = None
         self._memory = Budget(MEMORY)
         if align != "never":
             from faceanon_engine.engine.images.detect import FaceDetector
+            from faceanon_engine.engine.images.mesh import FaceMesh
 
             self._detector = FaceDetector(threshold=DOUBTFUL if photos else SURE, min_face=min_face)
+            self.mesh = FaceMesh()
 
     def room_for(self, path: Path) -> AbstractContextManager[None]:
         """Waits, at the begin of a block, until there is memory to read that picture."""
@@ -99,7 +102,9 @@ class Reader:
     def _read(self, sample: Sample) -> Sample:
         boxes = None if self._boxes is None else self._boxes.get(sample.key, np.zeros((0, 4)))
         decoded = read_image(sample.path)
-        found = faces_in(decoded, self._align, self.resolution, self._detector, photo=self._photos, boxes=boxes)
+        found = faces_in(
+            decoded, self._align, self.resolution, self._detector, self.mesh, photo=self._photos, boxes=boxes
+        )
         names = self._who([face.pixels for face in found.faces]) if self._who is not None else ()
         return replace(
             sample,

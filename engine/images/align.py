@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,10 +14,12 @@ from faceanon_engine.engine.errors import InputError, Reason
 from faceanon_engine.engine.images.decode import DecodedImage
 from faceanon_engine.engine.images.ffhq import ffhq_frame
 from faceanon_engine.engine.images.overlap import overlaps
+from faceanon_engine.engine.images.paste import is_plausible
 from faceanon_engine.engine.images.pixels import Pixels
 
 if TYPE_CHECKING:
     from faceanon_engine.engine.images.detect import Detection, FaceDetector
+    from faceanon_engine.engine.images.mesh import FaceMesh
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -32,6 +34,8 @@ SURE = 0.5
 """Lowest score of a face that is replaced; a detector that is asked for less finds some that are only redacted."""
 _ALIKE = 0.4
 """Least overlap (IoU) of a given box with the box of a face that was found for them to be the same face."""
+_LOOK = 256
+"""Pixels a side of the crop that the mesh looks at."""
 _BAND_PIXELS = 2**18
 
 
@@ -209,6 +213,23 @@ def _reflected(pixels: Pixels, pad: Floats, side: float) -> Pixels:
     return pixels
 
 
+def refined(mesh: FaceMesh, pixels: Pixels, landmarks: Floats) -> Floats:
+    """Landmarks [5, 2] by the mesh, which looks at the crop that these [5, 2] give; these, where it sees no face.
+
+    The eyes stay as far apart as in these, on the line through the mesh's: behind glasses its eyes are too far apart,
+    in all else its frames are nearer to FFHQ's (benchmarks/results/frame_landmarks.json).
+    """
+    crop, affine = align_face(pixels, landmarks, _LOOK)
+    seen = mesh.look(crop)
+    if not is_plausible(seen, _LOOK):
+        return landmarks
+    points = seen.landmarks @ affine[:, :2].T + affine[:, 2]
+    half = (points[1] - points[0]) / 2
+    half = half * np.hypot(*(landmarks[1] - landmarks[0])) / 2 / np.hypot(*half)
+    middle = points[:2].mean(axis=0)
+    return np.stack([middle - half, middle + half, *points[2:]])
+
+
 def is_aligned(landmarks: Floats, height: int, width: int) -> bool:
     """Whether a square picture's own frame is, within tolerances, FFHQ's frame of the landmarks [5, 2]."""
     if abs(height - width) > 0.02 * max(height, width):
@@ -236,6 +257,7 @@ def faces_in(
     mode: str,
     size: int,
     detector: FaceDetector | None,
+    mesh: FaceMesh | None = None,
     *,
     photo: bool = False,
     boxes: Floats | None = None,
@@ -243,7 +265,7 @@ def faces_in(
     """The faces of a picture, each [size, size, 3], and those from which no crop is made.
 
     mode "never" takes the picture's middle square as an aligned crop. "auto" finds faces: a crop that already is in
-    FFHQ's frame passes as it is, others are warped. boxes float [N, 4]: left, top, right, bottom of faces that are
+    FFHQ's frame passes as it is, others are warped. With a mesh, landmarks are `refined`. boxes float [N, 4]: left, top, right, bottom of faces that are
     known; those that were not found are looked for there. photo: whether all that is in the picture counts, as it is
     given back. Otherwise an aligned crop is one face, those beside it being left alone, and InputError with reason
     "no-face" or "too-small" is raised where there is none.
@@ -254,51 +276,64 @@ def faces_in(
         return Found([Face(crop, Frame(affine))], [])
     if detector is None:
         raise ValueError("mode 'auto' needs a detector")
+    detections, unseen, boxes_found = _with_given(detector, pixels, boxes)
+    if not photo and not detections and not len(unseen):
+        raise InputError("no-face", "no face was found: crop to the face, or use --align never for aligned crops")
+    if mesh is not None:
+        detections = [
+            (replace(each, landmarks=refined(mesh, pixels, each.landmarks)), sure) for each, sure in detections
+        ]
+    height, width = pixels.shape[:2]
+    faces: list[Face] = []
+    unhandled = [
+        Unhandled(_frame_of_box(box, size), "no-landmarks", "in its box no upright face is seen") for box in unseen
+    ]
+    for number, (each, sure) in enumerate(detections):
+        frame = Frame(
+            _affine_of(each.frame.corners, size, np.ones(2)), each.box, each.landmarks, each.score, warped=True
+        )
+        if number == 0 and min(height, width) >= _SMALLEST and is_aligned(each.landmarks, height, width):
+            crop, affine = resize_square(pixels, size)
+            faces.append(Face(crop, replace(frame, affine=affine, warped=False)))
+        elif each.frame.side < _SMALLEST:
+            message = f"its frame has fewer than {_SMALLEST} pixels: use a larger picture"
+            unhandled.append(Unhandled(frame, "too-small", message))
+        elif not photo and faces and not faces[0].frame.warped:
+            unhandled.append(Unhandled(frame, "beside", "it lies beside the face of an aligned crop"))
+        elif not sure:
+            unhandled.append(Unhandled(frame, "low-score", f"the detector is not sure of it, {each.score:.2f} of 1"))
+        else:
+            crop, affine = align_face(pixels, each.landmarks, size)
+            faces.append(Face(crop, replace(frame, affine=affine)))
+    if not photo and not faces:
+        first = unhandled[-1]  # the largest of those that were seen, or a box that was given
+        raise InputError(first.reason, first.message)
+    return Found(faces, unhandled, boxes_found)
+
+
+def _with_given(
+    detector: FaceDetector, pixels: Pixels, boxes: Floats | None
+) -> tuple[list[tuple[Detection, bool]], list[Floats], int | None]:
+    """Faces of a picture, the largest first, and whether each is one for sure; boxes [4] in which none was seen; and of
+    the given ones how many the detector found by itself, None where none were given.
+
+    A face in a given box is one for sure, as somebody says so.
+    """
     detections = detector.detect(pixels)
-    unhandled: list[Unhandled] = []
     given = np.zeros((0, 4)) if boxes is None else boxes
     matches = _matches(given, detections)
-    sure = {id(detections[face]) for face in matches.values()}
+    found = [(face, face.score >= SURE or number in matches.values()) for number, face in enumerate(detections)]
+    unseen: list[Floats] = []
     for number, box in enumerate(given):
         if number in matches:
             continue
         face = detector.look_in(pixels, box)
         if face is None:
-            unhandled.append(Unhandled(_frame_of_box(box, size), "no-landmarks", "in its box no upright face is seen"))
-        elif not _matches(face.box[None], detections):
-            detections.append(face)
-            sure.add(id(face))
-    detections.sort(key=lambda each: -each.frame.side)
-    if not photo and not detections and not unhandled:
-        raise InputError("no-face", "no face was found: crop to the face, or use --align never for aligned crops")
-    height, width = pixels.shape[:2]
-    faces: list[Face] = []
-    small: list[Unhandled] = []
-    for number, each in enumerate(detections):
-        frame = _warped_frame(each, size)
-        if number == 0 and min(height, width) >= _SMALLEST and is_aligned(each.landmarks, height, width):
-            crop, affine = resize_square(pixels, size)
-            faces.append(Face(crop, Frame(affine, each.box, each.landmarks, each.score)))
-        elif each.frame.side < _SMALLEST:
-            small.append(
-                Unhandled(frame, "too-small", f"its frame has fewer than {_SMALLEST} pixels: use a larger picture")
-            )
-        elif not photo and faces and not faces[0].frame.warped:
-            unhandled.append(Unhandled(frame, "beside", "it lies beside the face of an aligned crop"))
-        elif each.score < SURE and id(each) not in sure:
-            unhandled.append(Unhandled(frame, "low-score", f"the detector is not sure of it, {each.score:.2f} of 1"))
-        else:
-            crop, affine = align_face(pixels, each.landmarks, size)
-            faces.append(Face(crop, Frame(affine, each.box, each.landmarks, each.score, warped=True)))
-    if not photo and not faces:
-        worst = (small or unhandled)[0]
-        raise InputError(worst.reason, worst.message if len(small) < 2 else f"of every face, {worst.message}")
-    return Found(faces, [*unhandled, *small], None if boxes is None else len(matches))
-
-
-def _warped_frame(face: Detection, size: int) -> Frame:
-    corners = face.frame.corners
-    return Frame(_affine_of(corners, size, np.ones(2)), face.box, face.landmarks, face.score, warped=True)
+            unseen.append(box)
+        elif not _matches(face.box[None], [other for other, _ in found]):
+            found.append((face, True))
+    found.sort(key=lambda each: -each[0].frame.side)
+    return found, unseen, None if boxes is None else len(matches)
 
 
 def _frame_of_box(box: Floats, size: int) -> Frame:

@@ -28,9 +28,9 @@ SUFFIXES = frozenset(
     | {".heic", ".heif", ".hif", ".jxl"}
 )
 DEFAULT_MAX_PIXELS = 100_000_000
-_MOST_PIXELS_OF = {"JPEG2000": 50_000_000, "WEBP": 60_000_000}
+_MOST_PIXELS_OF = {"HEIF": 60_000_000, "JPEG2000": 50_000_000, "WEBP": 60_000_000}
 """Of formats whose decoders take 16 to 19 bytes a pixel of their own, and would take more than a gigabyte."""
-_BYTES_PER_PIXEL = {"AVIF": 24, "JPEG2000": 40, "WEBP": 24}
+_BYTES_PER_PIXEL = {"AVIF": 24, "HEIF": 24, "JPEG2000": 40, "WEBP": 24}
 _BYTES_PER_PIXEL_OF_OTHERS = 17
 """At most, while a picture is read (benchmarks/results/read_memory.json): 3 for the array, 4 in the library while it is
 decoded, or up to 14 where a face that fills it is cut out; some decoders take more of their own."""

@@ -27,6 +27,8 @@ OVAL = (
 )
 # fmt: on
 """The 36 points along the face's border, from the forehead's middle on, clockwise on the screen."""
+_EYES, _NOSE, _MOUTH = ((33, 133), (362, 263)), 1, (61, 291)
+"""Corners of the eyes, the nose's tip, and corners of the mouth, those on the left of an upright face first."""
 _SIDE = 192
 _PLACE = (0.5, 0.54, 0.93)
 """Centre and side of what the network takes, as shares of FFHQ's crop: the box a detector sees there, times 1.5."""
@@ -42,6 +44,12 @@ class Mesh(NamedTuple):
     def oval(self) -> Floats:
         """[36, 2]"""
         return self.points[list(OVAL)]
+
+    @property
+    def landmarks(self) -> Floats:
+        """[5, 2]: eyes, nose tip, mouth corners, as a detector gives them."""
+        eyes = [self.points[list(corners)].mean(axis=0) for corners in _EYES]
+        return np.stack([*eyes, self.points[_NOSE], *self.points[list(_MOUTH)]])
 
 
 class FaceMesh:

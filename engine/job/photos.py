@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import logging
@@ -19,7 +18,6 @@ from faceanon_engine.engine.errors import InputError, Reason, UserError
 from faceanon_engine.engine.images.align import Frame, crop_at
 from faceanon_engine.engine.images.decode import read_image
 from faceanon_engine.engine.images.encode import FORMATS_OF_SUFFIXES, LOSSLESS, encode_image
-from faceanon_engine.engine.images.mesh import FaceMesh
 from faceanon_engine.engine.images.paste import Pasted, Piece, of_size, outline, paste
 from faceanon_engine.engine.images.pixels import Pixels
 from faceanon_engine.engine.images.redact import cover, redact, uncovered
@@ -48,7 +46,6 @@ class Photos:
         self._settings = settings
         self._inputs = inputs
         self._reader = reader
-        self._mesh = functools.cache(FaceMesh)
 
     def name(self, key: str) -> str:
         """The name of the photograph, relative to `release/`; raises InputError where it could have none."""
@@ -126,7 +123,7 @@ class Photos:
         new = read_image(self._settings.output / kept_private(str(row.crop))).pixels
         size, own = new.shape[0], self._reader.resolution
         was = crop_at(photo, frame, own)
-        mesh = self._mesh()
+        mesh = self._reader.mesh
         around = outline(size, (mesh.look(was), own), (mesh.look(new), size))
         return Piece(new, of_size(frame.affine, own, size), around, self._settings.match_colour)
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from faceanon_engine.engine.datasets import boxes as module
-from faceanon_engine.engine.datasets.boxes import Boxes, assign, read_boxes
+from faceanon_engine.engine.datasets.boxes import Boxes, assign, notes, read_boxes
 from faceanon_engine.engine.errors import UserError
 
 
@@ -168,6 +168,15 @@ def test_only_whole_names_of_folders_and_files_count() -> None:
 def test_the_path_itself_goes_before_what_ends_alike() -> None:
     assert assigned(["a.jpg", "x/a.jpg"], ["a.jpg", "x/a.jpg"]) == ({"a.jpg": "a.jpg", "x/a.jpg": "x/a.jpg"}, set())
     assert assigned(["x/a.jpg", "a.jpg"], ["a.jpg"]) == ({"a.jpg": "a.jpg"}, {"x/a.jpg"})
+
+
+def test_what_is_not_used_is_said() -> None:
+    boxes = Boxes(Path("faces.csv"), named("a.jpg", "b.jpg", "c.jpg").pictures, 2)
+    assert notes(boxes, assign(boxes, ["a.jpg"])) == (
+        "faces.csv: 2 pictures that it names are not in the data set: 'b.jpg' and 1 more",
+        "faces.csv: 2 boxes have no width or no height, and are left out",
+    )
+    assert notes(named("a.jpg"), assign(named("a.jpg"), ["a.jpg"])) == ()
 
 
 def test_what_may_mean_several_is_refused() -> None:

@@ -130,3 +130,14 @@ def test_no_more_is_begun_than_was_allowed_ahead() -> None:
         for number, future in prefetch(executor, lambda each: each * each, items(), 3):
             assert future.result() == number * number
             assert begun == list(range(min(number + 3, 9)))
+
+
+def test_a_sample_says_of_how_many_pictures_it_is_the_first(tmp_path: Path) -> None:
+    first = Image.new("RGB", (64, 64), "red")
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[Image.new("RGB", (64, 64), "blue")])
+    first.save(tmp_path / "a.png")
+    reader = Reader("never", 16)
+    moving = reader.read(sample_at(tmp_path / "a.gif"))
+    assert moving.pictures == 2
+    assert moving.faces[0].pixels[8, 8].tolist() == [255, 0, 0]
+    assert reader.read(sample_at(tmp_path / "a.png")).pictures == 1

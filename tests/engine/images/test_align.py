@@ -11,10 +11,11 @@ from PIL import Image
 from faceanon_engine.demo.people import sample
 from faceanon_engine.demo.render import render
 from faceanon_engine.engine.errors import InputError
-from faceanon_engine.engine.images.align import Frame, align_face, faces_in, is_aligned, resize_square
+from faceanon_engine.engine.images.align import Frame, align_face, faces_in, is_aligned, refined, resize_square
 from faceanon_engine.engine.images.decode import DecodedImage
 from faceanon_engine.engine.images.detect import FaceDetector
 from faceanon_engine.engine.images.ffhq import ffhq_frame
+from faceanon_engine.engine.images.mesh import FaceMesh
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +183,36 @@ def test_without_a_detector_a_frame_says_no_more_than_it_knows() -> None:
     known = Frame(face.frame.affine)
     assert vars(face.frame) == vars(known)
     assert (known.box, known.landmarks, known.score, known.warped) == (None, None, None, False)
+
+
+@pytest.fixture(scope="module")
+def mesh() -> FaceMesh:
+    return FaceMesh(threads=1)
+
+
+def test_the_mesh_brings_frames_nearer_to_ffhqs(detector: FaceDetector, mesh: FaceMesh) -> None:
+    before, after = [], []
+    for code in sample(34, 12):
+        drawn = render(code, 300, frame_scale=1.6)
+        truth = ffhq_frame(drawn.landmarks.astype(float))
+        found = detector.detect(drawn.image)[0].landmarks
+        better = refined(mesh, drawn.image, found)
+        for landmarks, off in ((found, before), (better, after)):
+            frame = ffhq_frame(landmarks)
+            off.append([np.hypot(*(frame.centre - truth.centre)), abs(frame.angle - truth.angle)])
+        assert np.hypot(*(better[1] - better[0])) == pytest.approx(np.hypot(*(found[1] - found[0])))
+    assert (np.mean(after, axis=0) < 0.9 * np.mean(before, axis=0)).all()
+
+
+def test_where_the_mesh_sees_no_face_landmarks_stay(mesh: FaceMesh) -> None:
+    for picture in (np.full((300, 300, 3), 90, np.uint8), ramps(300, 300)[0]):
+        landmarks = FACE * 30 + 150
+        np.testing.assert_array_equal(refined(mesh, picture, landmarks), landmarks)
+
+
+def test_with_a_mesh_a_photo_is_aligned_as_it_refines(detector: FaceDetector, mesh: FaceMesh) -> None:
+    photo = render(sample(32)[0], 480, frame_scale=1.9).image
+    (face,) = faces_in(DecodedImage(photo, "PNG"), "auto", 128, detector, mesh)
+    expected = refined(mesh, photo, detector.detect(photo)[0].landmarks)
+    np.testing.assert_array_equal(face.frame.landmarks, expected)
+    np.testing.assert_array_equal(face.pixels, align_face(photo, expected, 128)[0])

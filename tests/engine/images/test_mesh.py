@@ -40,6 +40,7 @@ def test_the_oval_lies_around_the_landmarks(mesh: FaceMesh) -> None:
             off = landmark - found.oval
             sides = after[:, 0] * off[:, 1] - after[:, 1] * off[:, 0]
             assert (sides > 0).mean() > 0.9
+        assert np.hypot(*(found.landmarks - drawn.landmarks)[[0, 1, 3, 4]].T).max() < 0.08 * 256
         # The eyes' outer corners: points 33 and 263 of the canonical mesh.
         for index, eye in ((33, drawn.landmarks[0]), (263, drawn.landmarks[1])):
             assert np.hypot(*(found.points[index] - eye)) < 0.12 * 256
