@@ -141,7 +141,11 @@ def main() -> int:
             kinds[kind] = make(given)
     recorded = {entry["preset"]: entry["neighbour_distance"][LIMIT] for entry in bundle.domain["measured"]}
     result["values"] = {"quantiles": list(QUANTILES), "trained_on": bundle.domain["trained_on"]}
+    if not (arguments.optimised and arguments.optimised_otherwise):
+        result["left_out"].append({"what": "losses after the last step", "why": "not asked for (--optimised)"})
     for case in CASES:
+        if "margin" in case and not arguments.optimised_otherwise:
+            continue
         preset = get_preset(case.get("preset", "falco"))
         limits = limits_of(bundle.domain, preset.name, preset.steps, alike=alike(preset))
         assert limits is not None
@@ -163,8 +167,9 @@ def main() -> int:
                 values["jobs_outside_before"] = jobs_outside(
                     before["attribute_before"], limits, after=False, random=random
                 )
-            if not case or {*case} & {*OPTIMISED}:
-                few = spread(faces, arguments.optimised_otherwise if case else arguments.optimised)
+            to_end = arguments.optimised_otherwise if case else arguments.optimised
+            if to_end and (not case or {*case} & {*OPTIMISED}):
+                few = spread(faces, to_end)
                 after = in_parts(falco.anonymize, few, ("attribute_after",))["attribute_after"]
                 values["attribute_after"] = described(after, limits.after)
                 values["jobs_outside_after"] = jobs_outside(after, limits, after=True, random=random)
