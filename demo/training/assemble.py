@@ -27,6 +27,7 @@ from faceanon_engine.demo.training.common import (
     load_average,
 )
 from faceanon_engine.demo.training.inverter import average_code
+from faceanon_engine.engine.job.calibrate import FACES
 from faceanon_engine.engine.models import NetworkToWrite, write_bundle
 from faceanon_engine.engine.models.bundle import MANIFEST
 from faceanon_engine.engine.networks import AttributeEncoder, Generator, IdentityEncoder, Inverter
@@ -45,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
     parser.add_argument("bundle", type=Path)
+    parser.add_argument("--known", type=int, default=FACES, help="people drawn to measure what it knows; 0: nobody")
     arguments = parser.parse_args()
     generator: Any = load_average(arguments.runs / "generator", Generator(GENERATOR))
     generator.w_avg.copy_(average_code(generator))
@@ -84,7 +86,8 @@ def main() -> None:
     content = bundle.content
     content["extra"]["attribute_head"] = {"file": HEAD, "sha256": sha256_of(file)}
     (bundle.path / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    calibrate_on_drawn(bundle.path)
+    if arguments.known:
+        calibrate_on_drawn(bundle.path, arguments.known)
     total = sum(path.stat().st_size for path in bundle.path.iterdir())
     print(f"{bundle.path}: {total / 1e6:.1f} MB, digest {bundle.digest[:12]}")
 

@@ -265,10 +265,10 @@ def faces_in(
     """The faces of a picture, each [size, size, 3], and those from which no crop is made.
 
     mode "never" takes the picture's middle square as an aligned crop. "auto" finds faces: a crop that already is in
-    FFHQ's frame passes as it is, others are warped. With a mesh, landmarks are `refined`. boxes float [N, 4]: left, top, right, bottom of faces that are
-    known; those that were not found are looked for there. photo: whether all that is in the picture counts, as it is
-    given back. Otherwise an aligned crop is one face, those beside it being left alone, and InputError with reason
-    "no-face" or "too-small" is raised where there is none.
+    FFHQ's frame passes as it is, others are warped. With a mesh, landmarks are `refined`. boxes float [N, 4]: left,
+    top, right, bottom of faces that are known; those that were not found are looked for there. photo: whether all that
+    is in the picture counts, as it is given back. Otherwise an aligned crop is one face, those beside it being left
+    alone, and InputError with reason "no-face", "too-small" or "no-landmarks" is raised where there is none.
     """
     pixels = decoded.pixels
     if mode == "never":

@@ -20,7 +20,7 @@ from faceanon_engine.engine.datasets.reader import Reader, prefetch, thread_coun
 from faceanon_engine.engine.job.batches import Batches
 from faceanon_engine.engine.job.beginning import Beginning, WorkerFactory, begin_job
 from faceanon_engine.engine.job.counts import count_boxes, count_faces, count_photos
-from faceanon_engine.engine.job.domain import known_in, look_ahead
+from faceanon_engine.engine.job.domain import RECORDED, known_in, look_ahead
 from faceanon_engine.engine.job.faces import faces_to_do
 from faceanon_engine.engine.job.folder import (
     has_manifest,
@@ -79,6 +79,7 @@ def run_job(
         # All that it says is checked before anything is changed.
         known = manifest.inputs(), by_input(manifest.items())
         manifest.get("contact_sheet")
+        manifest.get(RECORDED)
         manifest.put({"settings": dict(beginning.fixed), "version": _version()})
         remove_temporaries(folder)
         listing = bring_up_to_date(beginning.settings, beginning.samples, manifest, *known)

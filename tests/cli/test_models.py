@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from tests.golden.stand_ins import write_checkpoint
 from tests.support.small_checkpoints import write_encoders
 from tests.support.tiny_bundle import write_tiny_bundle
@@ -100,3 +103,41 @@ def test_a_bad_bundle_is_named_in_one_line_beside_the_others(tmp_path: Path) -> 
         assert opened.returncode == 2
         assert opened.stderr.count("\n") == 1
         assert "mistake in the program" not in opened.stderr
+
+
+def test_a_bundle_is_calibrated_and_jobs_are_told(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "bundles" / "tiny")
+    for folder, count, high in (("known", 100, 40), ("other", 3, 40)):
+        (tmp_path / folder).mkdir()
+        random = np.random.default_rng(5)
+        for number in range(count):
+            pixels = random.integers(0, high, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{number:03d}.png")
+    few = ["--align", "never", "--optimise", "0", "--device", "cpu"]
+    words = ["--trained-on", "dark noise"]
+    short = run(tmp_path, "models", "calibrate", "tiny", str(tmp_path / "other"), *words, *few)
+    assert (short.returncode, short.stdout) == (2, "")
+    assert "at least 100" in short.stderr
+    done = run(tmp_path, "models", "calibrate", "tiny", str(tmp_path / "known"), *words, *few, "--preset", "falco")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("falco: 99 of 100 of 100 known faces have at most neighbour distance ")
+    (row,) = (
+        row for row in json.loads(run(tmp_path, "models", "list", "--json").stdout)["bundles"] if row["name"] == "tiny"
+    )
+    assert row["trained_on"] == "dark noise"
+    chosen = ["--bundle", "tiny", "--align", "never", "--steps", "0", "--pool-size", "1024", "--contact-sheet", "1"]
+    chosen += ["--limit", "3"]
+    record = tmp_path / "bundles" / "tiny" / "bundle.json"
+    for folder, outside in (("known", False), ("other", True)):
+        if outside:  # networks of random numbers know nothing from anything: as if they had known easier faces
+            content = json.loads(record.read_text())
+            content["domain"]["measured"][0]["attribute_before"] = [0.0] * 9
+            record.write_text(json.dumps(content))
+        job = run(tmp_path, "anonymize", str(tmp_path / folder), str(tmp_path / "out" / folder), *chosen)
+        assert job.returncode == 0, job.stderr
+        assert "trained on: dark noise" in job.stderr
+        assert ("looked at before beginning: 3 of 3 faces" in job.stderr) == outside, job.stderr
+        assert ("warning: 3 of 3 faces are unlike" in job.stdout) == outside, job.stdout
+    refused = run(tmp_path, "anonymize", str(tmp_path / "other"), str(tmp_path / "out" / "strict"), *chosen, "--strict")
+    assert (refused.returncode, refused.stderr.count("strict refuses")) == (2, 1)
+    assert not [*(tmp_path / "out" / "strict" / "release").glob("*")]

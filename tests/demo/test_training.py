@@ -63,7 +63,7 @@ def test_a_short_run_of_every_training_makes_a_bundle(data: Path, tmp_path: Path
     call("identity", str(data), str(tmp_path / "same"), *short, "--begin", identity, "--steps", "0")
     kept, same = (torch.load(tmp_path / run / "checkpoint.pt", weights_only=True) for run in ("identity", "same"))
     assert all(torch.equal(same["networks"][name], value) for name, value in kept["networks"].items())
-    call("assemble", str(tmp_path), str(tmp_path / "bundle"))
+    call("assemble", str(tmp_path), str(tmp_path / "bundle"), "--known", "0")
     content = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
     assert content["extra"]["training"]["generator"]["steps"] == 24
     assert content["extra"]["training"]["identity_encoder"]["steps"] == 24

@@ -212,7 +212,7 @@ def test_where_the_mesh_sees_no_face_landmarks_stay(mesh: FaceMesh) -> None:
 
 def test_with_a_mesh_a_photo_is_aligned_as_it_refines(detector: FaceDetector, mesh: FaceMesh) -> None:
     photo = render(sample(32)[0], 480, frame_scale=1.9).image
-    (face,) = faces_in(DecodedImage(photo, "PNG"), "auto", 128, detector, mesh)
+    (face,) = faces_in(DecodedImage(photo, "PNG"), "auto", 128, detector, mesh).faces
     expected = refined(mesh, photo, detector.detect(photo)[0].landmarks)
     np.testing.assert_array_equal(face.frame.landmarks, expected)
     np.testing.assert_array_equal(face.pixels, align_face(photo, expected, 128)[0])

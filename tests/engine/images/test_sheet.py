@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -41,3 +43,19 @@ def test_no_results_make_no_sheet() -> None:
 @pytest.mark.parametrize("label", ["two\nlines.png", "tab\tand\x1b[31mred.png", "no\udcfftext.png"])
 def test_a_name_that_is_no_line_of_text_is_drawn_as_one(label: str) -> None:
     assert draw_sheet([row(64, label=label)], "falco").shape == draw_sheet([row(64)], "falco").shape
+
+
+def test_a_face_that_the_networks_do_not_know_is_marked_and_the_warning_has_its_line() -> None:
+    red = (170, 30, 30)
+
+    def red_in(sheet: np.ndarray) -> int:
+        return int((np.abs(sheet.astype(int) - red).sum(axis=2) < 30).sum())
+
+    plain = draw_sheet([row(128)], "falco")
+    marked = draw_sheet([replace(row(128), unknown=True)], "falco")
+    assert marked.shape == plain.shape
+    assert red_in(marked) > red_in(plain)
+    warned = draw_sheet([row(128)], "falco", "3 of 3 faces are unlike what the networks know (" + "x" * 400 + ")")
+    assert warned.shape[0] > plain.shape[0]
+    assert warned.shape[1] == plain.shape[1]
+    assert red_in(warned) > red_in(plain)
