@@ -29,7 +29,7 @@ def start(script: str, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> A
 def test_a_script_says_what_it_is_for(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if script in ("demo_evidence", "demo_faces", "find_faces", "frame_landmarks", "onnxruntime_cpu"):
+    if script in ("demo_evidence", "demo_faces", "find_faces", "frame_landmarks", "give_back", "onnxruntime_cpu"):
         pytest.importorskip("numba", reason="the renderer's packages are not installed")
     with pytest.raises(SystemExit) as ended:
         start(script, monkeypatch, "--help")
