@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from faceanon_engine.engine.datasets.boxes import Assigned
 from faceanon_engine.engine.datasets.sample import Sample
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job.folder import (
@@ -16,7 +15,7 @@ from faceanon_engine.engine.job.folder import (
     refuse_old_layout,
     refuse_unwritable_output,
 )
-from faceanon_engine.engine.job.samples import find_samples, given_boxes
+from faceanon_engine.engine.job.samples import GivenBoxes, find_samples, given_boxes
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.workers.falco import FalcoWorker
 from faceanon_engine.engine.job.workers.worker import Worker
@@ -37,7 +36,7 @@ class Beginning:
     """Those that share the job, one process each; none when this process does it."""
     make_worker: WorkerFactory
     worker: Worker
-    boxes: Assigned | None
+    boxes: GivenBoxes | None
     """The person's own boxes of faces, None where none are given."""
     fixed: Mapping[str, Any]
     """What must not change between two runs on one output."""

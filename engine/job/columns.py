@@ -117,6 +117,7 @@ INPUT_COLUMNS = Columns(
         "bytes": _whole(0, 2**63 - 1),
         "modified_ns": _whole(-(2**63), 2**63 - 1),
         "faces": _face,
+        "pictures": _whole(2),
         "boxes": _face,
         "boxes_found": _face,
         "state": lambda value: value in PHOTO_STATES,
@@ -125,7 +126,7 @@ INPUT_COLUMNS = Columns(
         "output": _path,
     },
     optional=frozenset(
-        {"bytes", "modified_ns", "faces", "boxes", "boxes_found", "state", "reason", "message", "output"}
+        {"bytes", "modified_ns", "faces", "pictures", "boxes", "boxes_found", "state", "reason", "message", "output"}
     ),
 )
 _ITEM_CHECKS: Mapping[str, Check] = {

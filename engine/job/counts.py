@@ -146,6 +146,15 @@ def count_boxes(inputs: Iterable[InputRow]) -> BoxCounts | None:
     return BoxCounts(recall) if rows else None
 
 
+def first_of_several(inputs: Iterable[InputRow]) -> tuple[str, ...]:
+    """A line about files with several pictures, as animations are, of which the first was read; else nothing."""
+    rows = [row for row in inputs if row.pictures is not None]
+    if not rows:
+        return ()
+    more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+    return (f"of {rows[0].path}, which holds {rows[0].pictures} pictures,{more} only the first was read",)
+
+
 def _reasons(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
 

@@ -20,7 +20,7 @@ from faceanon_engine.engine.job.listing import Listing, Rows, fail_faces, fits, 
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow, Manifest
 from faceanon_engine.engine.job.report import JobPlan, PlannedItem
 from faceanon_engine.engine.job.rows import by_input, has_name, is_done
-from faceanon_engine.engine.job.samples import absent_pictures, reader_of
+from faceanon_engine.engine.job.samples import reader_of
 from faceanon_engine.engine.job.settings import JobSettings
 
 _LEFT = {"redacted": "redact", "skipped": "skip", "kept": "leave"}
@@ -48,7 +48,7 @@ def plan_job(settings: JobSettings, *, make_worker: WorkerFactory | None = None)
         *(_failing_photo(row) for row in update.inputs if row.reason == "missing"),
     ]
     unsaid = () if settings.keep is None else ("who is kept is not said: that takes the networks",)
-    left = (*unsaid, *left_out(settings.input), *absent_pictures(settings, beginning.boxes))
+    left = (*unsaid, *left_out(settings.input), *(beginning.boxes.notes if beginning.boxes else ()))
     items.sort(key=lambda item: (item.input, item.face))
     return JobPlan(settings.output, beginning.about(), tuple(items), left)
 

@@ -59,7 +59,7 @@ def _faces_of(settings: JobSettings, names: OutputNames, reading: Reading, recor
             continue
         if not listed.is_done:
             # What else is recorded of an input, an empty one's number of faces too, is recorded with its plan.
-            if not rows or sample.boxes is not None or not fits(sample, rows):
+            if not rows or sample.boxes is not None or sample.pictures > 1 or not fits(sample, rows):
                 rows = _replan(settings, names, sample, rows, recorder, photo)
             pending = [row for row in rows if has_name(row) and not is_done(settings.output, row)]
             recorder.begin(sample, rows, len(pending))

@@ -59,6 +59,7 @@ create table inputs (
     bytes integer,                         -- size and modification time when it was listed
     modified_ns integer,
     faces integer,                         -- null until it was looked at
+    pictures integer,                      -- in the file, where there are several: the first was read
     boxes integer,                         -- faces that --boxes says are in it
     boxes_found integer,                   -- of those, how many the detector found by itself
     state text check (state in ('pending', 'done', 'failed', 'withheld')),  -- of a photo that is given back
@@ -110,6 +111,7 @@ class InputRow:
     bytes: int | None
     modified_ns: int | None
     faces: int | None = None
+    pictures: int | None = None
     boxes: int | None = None
     boxes_found: int | None = None
     state: str | None = None
@@ -301,17 +303,17 @@ class Manifest:
             )
             self._insert(connection, items)
 
-    def plan_faces(self, path: str, items: Sequence[ItemRow], boxes: tuple[int, int] | None = None) -> None:
+    def plan_faces(self, path: str, items: Sequence[ItemRow], about: Mapping[str, int | None] | None = None) -> None:
         """Record that an input has these faces, before the first of them is written.
 
-        boxes: how many faces the person says are in it, and how many of them the detector found by itself.
+        about: other columns of the input: pictures, boxes, boxes_found.
         """
         with self._transaction() as connection:
             connection.execute("delete from items where input = ? and face >= ?", (path, len(items)))
             self._insert(connection, items)
             connection.execute("update inputs set faces = ? where path = ?", (len(items), path))
-            if boxes is not None:
-                connection.execute("update inputs set boxes = ?, boxes_found = ? where path = ?", (*boxes, path))
+            for column, value in (about or {}).items():
+                connection.execute(f"update inputs set {column} = ? where path = ?", (value, path))
 
     def settle_photo(self, path: str, state: str, reason: str | None = None, message: str | None = None) -> None:
         """Record what became of a photograph that was to be given back."""

@@ -99,8 +99,9 @@ class Recorder:
 
     def plan(self, sample: Sample, rows: Sequence[ItemRow]) -> None:
         """Record that an input has these rows, before anything of it is written."""
-        boxes = None if sample.boxes is None or sample.boxes_found is None else (sample.boxes, sample.boxes_found)
-        self._manifest.plan_faces(sample.key, rows, boxes)
+        about = {"boxes": sample.boxes, "boxes_found": sample.boxes_found}
+        about["pictures"] = sample.pictures if sample.pictures > 1 else None
+        self._manifest.plan_faces(sample.key, rows, about)
 
     def begin(self, sample: Sample, rows: Sequence[ItemRow], waiting: int) -> None:
         """So many faces of an input will come; the others are done, or nothing can be done with them."""

@@ -14,12 +14,11 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from faceanon_engine.engine.datasets.boxes import Assigned
 from faceanon_engine.engine.datasets.folder import left_out
 from faceanon_engine.engine.datasets.reader import Reader, prefetch, thread_count, threads
 from faceanon_engine.engine.job.batches import Batches
 from faceanon_engine.engine.job.beginning import Beginning, WorkerFactory, begin_job
-from faceanon_engine.engine.job.counts import count_boxes, count_faces, count_photos
+from faceanon_engine.engine.job.counts import count_boxes, count_faces, count_photos, first_of_several
 from faceanon_engine.engine.job.domain import RECORDED, known_in, look_ahead
 from faceanon_engine.engine.job.faces import faces_to_do
 from faceanon_engine.engine.job.folder import (
@@ -41,7 +40,7 @@ from faceanon_engine.engine.job.processes import share_among
 from faceanon_engine.engine.job.recording import recording
 from faceanon_engine.engine.job.report import Failure, JobObserver, JobResult
 from faceanon_engine.engine.job.rows import by_input, is_lost
-from faceanon_engine.engine.job.samples import absent_pictures, find_samples, given_boxes, reader_of
+from faceanon_engine.engine.job.samples import GivenBoxes, find_samples, given_boxes, reader_of
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.job.sheet import Load, contact_sheet
 from faceanon_engine.engine.job.workers.worker import Worker
@@ -126,7 +125,7 @@ def _run(
 ) -> JobResult:
     settings, samples = beginning.settings, beginning.samples
     done_before = manifest.counts()["done"] - _count_lost(settings, listing)
-    for note in (*left_out(settings.input), *absent_pictures(settings, beginning.boxes)):
+    for note in (*left_out(settings.input), *(beginning.boxes.notes if beginning.boxes else ())):
         observer.note(note)
     look_ahead(beginning, listing.todo, manifest, observer, load)
     left = 0
@@ -140,7 +139,7 @@ def _run(
         _anonymize(settings, inputs, groups.mixes, together, listing.names, manifest, observer, load)
     sheet = contact_sheet(settings, samples, manifest, observer, load)
     rows, listed = manifest.items(), tuple(manifest.inputs().values())
-    for note in others_in_release(settings.folder, [*rows, *listed]):
+    for note in (*others_in_release(settings.folder, [*rows, *listed]), *first_of_several(listed)):
         observer.note(note)
     counts = manifest.counts()
     return JobResult(
@@ -201,7 +200,7 @@ def _choose_together(beginning: Beginning, load: Load, observer: JobObserver) ->
     return size
 
 
-def _loader(settings: JobSettings, worker: Worker, boxes: Assigned | None, observer: JobObserver) -> Load:
+def _loader(settings: JobSettings, worker: Worker, boxes: GivenBoxes | None, observer: JobObserver) -> Load:
     """What opens the networks once, when first they are needed: a run with nothing left to do opens none."""
 
     @functools.cache

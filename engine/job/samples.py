@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from faceanon_engine.engine.datasets.boxes import Assigned, assign, read_boxes
+from faceanon_engine.engine.datasets.boxes import Floats, assign, notes, read_boxes
 from faceanon_engine.engine.datasets.folder import find_inputs, left_out
 from faceanon_engine.engine.datasets.reader import Reader
 from faceanon_engine.engine.datasets.sample import Sample
@@ -17,7 +18,6 @@ from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.job.keep import KnownPeople
 from faceanon_engine.engine.job.layout import MANIFEST_NAME, PRIVATE, RELEASE, JobFolder, part_of_job
 from faceanon_engine.engine.job.settings import JobSettings
-from faceanon_engine.engine.system.printable import shortened
 
 
 def find_samples(settings: JobSettings) -> tuple[Sample, ...]:
@@ -56,8 +56,18 @@ def inputs_of(source: Path, limit: int | None) -> tuple[Sample, ...]:
     return samples[:limit]
 
 
+@dataclass(frozen=True, eq=False)
+class GivenBoxes:
+    """The person's own boxes of faces."""
+
+    pictures: Mapping[str, Floats]
+    """float [N, 4]: left, top, right, bottom, by the key of their input."""
+    notes: tuple[str, ...]
+    """What of the file is not used, in a line a reason."""
+
+
 def reader_of(
-    settings: JobSettings, resolution: int, boxes: Assigned | None = None, people: KnownPeople | None = None
+    settings: JobSettings, resolution: int, boxes: GivenBoxes | None = None, people: KnownPeople | None = None
 ) -> Reader:
     """What reads the inputs of a job; raises UserError when the face detector cannot be opened."""
     return Reader(
@@ -70,24 +80,18 @@ def reader_of(
     )
 
 
-def given_boxes(settings: JobSettings, samples: Sequence[Sample]) -> Assigned | None:
+def given_boxes(settings: JobSettings, samples: Sequence[Sample]) -> GivenBoxes | None:
     """The person's own boxes of the inputs; None where none are given. Raises UserError for a file that holds none."""
     if settings.boxes is None:
         return None
-    assigned = assign(read_boxes(Path(settings.boxes)), (sample.key for sample in samples))
+    boxes = read_boxes(Path(settings.boxes))
+    assigned = assign(boxes, (sample.key for sample in samples))
     if not assigned.pictures:
         raise UserError(
             f"{settings.boxes} names none of the inputs: name pictures by their paths below {settings.input}"
         )
-    return assigned
-
-
-def absent_pictures(settings: JobSettings, boxes: Assigned | None) -> tuple[str, ...]:
-    """A line about pictures that the file of boxes names and that are no inputs; nothing where there are none."""
-    if boxes is None or not boxes.absent or settings.limit is not None:
-        return ()
-    more = f" and {len(boxes.absent) - 1} more" if len(boxes.absent) > 1 else ""
-    return (f"{settings.boxes} names pictures that are no inputs: {shortened(boxes.absent[0])}{more}",)
+    # Of inputs beyond a limit nobody has looked whether they are there.
+    return GivenBoxes(assigned.pictures, notes(boxes, assigned) if settings.limit is None else ())
 
 
 def refuse_inside_job(path: Path, *, private_too: bool = False) -> None:

@@ -396,3 +396,15 @@ def test_with_crops_too_what_is_given_and_not_seen_has_a_row(settings: JobSettin
         ("skipped", "no-landmarks", None),
     ]
     assert (result.exit_code, result.boxes is not None) == (0, True)
+
+
+@pytest.mark.parametrize("kind", ["crops", "photos"])
+def test_of_an_animation_the_first_picture_is_taken_and_that_is_said(settings: JobSettings, kind: str) -> None:
+    settings.input.mkdir()
+    first, second = (Image.fromarray(scene(places)[0]) for places in ((LEFT,), (RIGHT,)))
+    first.save(settings.input / "moving.webp", save_all=True, append_images=[second], lossless=True)
+    save(settings.input / "still.png", scene()[0])
+    observer = Told()
+    assert run(replace(settings, results=kind), observer).exit_code == 0
+    assert {key: row.pictures for key, row in photos(settings).items()} == {"moving.webp": 2, "still.png": None}
+    assert any("of moving.webp, which holds 2 pictures, only the first was read" in note for note in observer.notes)
