@@ -73,9 +73,9 @@ class Reader:
             self._detector = FaceDetector(threshold=DOUBTFUL if photos else SURE, min_face=min_face)
             self.mesh = FaceMesh()
 
-    def room_for(self, path: Path) -> AbstractContextManager[None]:
-        """Waits, at the begin of a block, until there is memory to read that picture."""
-        return self._memory.taken(memory_to_read(path))
+    def room_for(self, path: Path, times: float = 1.0) -> AbstractContextManager[None]:
+        """Waits, at the begin of a block, until there is memory to read that picture, or so many times as much."""
+        return self._memory.taken(round(memory_to_read(path) * times))
 
     def faces_of(self, pixels: Pixels) -> list[Detection]:
         """Faces of a picture uint8 [H, W, 3] of which the detector is sure."""
