@@ -10,6 +10,7 @@ import click
 
 from faceanon_engine.cli import options
 from faceanon_engine.cli.console import ProgressObserver, error_console, output_console, print_about, print_json, say
+from faceanon_engine.engine.system.printable import counted
 
 DOES_NOT_KNOW = "do not use these results, use networks that know such faces (docs/models.md)"
 
@@ -73,7 +74,8 @@ def _print_plan(plan: Any) -> None:
         say(console, note)
     say(
         console,
-        f"{counts['anonymize']} faces to do, {counts['keep']} done already, {counts['fail']} inputs that would fail; "
+        f"{counted(counts['anonymize'], 'face')} to do, {counts['keep']} done already, "
+        f"{counted(counts['fail'], 'input')} that would fail; "
         f"nothing was written to {plan.output}",
     )
 
@@ -83,7 +85,7 @@ def _print_result(result: Any) -> None:
     new = result.done - result.done_before
     say(
         console,
-        f"{new} faces anonymized in {result.seconds:.1f} s, {result.done} in all, {result.failed} failed: "
+        f"{counted(new, 'face')} anonymized in {result.seconds:.1f} s, {result.done} in all, {result.failed} failed: "
         f"{result.release}",
     )
     faces = result.faces
@@ -93,7 +95,7 @@ def _print_result(result: Any) -> None:
         if counts is not None:
             say(console, str(counts))
     if result.left:
-        say(console, f"{result.left} inputs are left: run the same command again")
+        say(console, f"{counted(result.left, 'input')} left: run the same command again")
     if result.domain is not None and result.domain.verdict == "outside":
         say(console, f"{'refused' if result.strict else 'warning'}: {result.domain}: {DOES_NOT_KNOW}")
     if result.contact_sheet is not None:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from faceanon_engine.cli import options
 from faceanon_engine.engine.errors import UserError
+from faceanon_engine.engine.system.printable import counted
 
 
 @click.group()
@@ -82,7 +83,7 @@ def photos(output: Path, count: int, people: int, width: int, height: int, seed:
                 pass
         except OSError as error:
             raise UserError(f"cannot write to {output}: {error.strerror or error}") from error
-    click.echo(f"{count} photographs of {people} people each in {output}, boxes in {output / scenes.BOXES}")
+    click.echo(f"{counted(count, 'photograph')} of {people} people each in {output}, boxes in {output / scenes.BOXES}")
 
 
 def _drawing(module: str) -> Any:

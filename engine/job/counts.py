@@ -10,6 +10,7 @@ from typing import Any
 
 from faceanon_engine.engine.datasets.recall import Recall
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow
+from faceanon_engine.engine.system.printable import counted
 
 _SIZES = (20, 28, 40, 64, 128, 256)
 """Bounds, in pixels of the longer side of a face's box, between which faces are counted."""
@@ -42,7 +43,7 @@ class FaceCounts:
         return asdict(self) | {"too_small": self.too_small}
 
     def __str__(self) -> str:
-        parts = [f"{self.found} faces found", f"{self.anonymized} anonymized"]
+        parts = [f"{counted(self.found, 'face')} found", f"{self.anonymized} anonymized"]
         parts += [f"{self.kept} kept"] if self.kept else []
         parts += [f"{self.pending} pending"] if self.pending else []
         for name, counts in (("redacted", self.redacted), ("skipped", self.skipped), ("failed", self.failed)):
@@ -67,7 +68,7 @@ class PhotoCounts:
         return asdict(self)
 
     def __str__(self) -> str:
-        parts = [f"{self.done} photographs given back"]
+        parts = [f"{counted(self.done, 'photograph')} given back"]
         for name, counts in (("withheld", self.withheld), ("failed", self.failed)):
             if counts:
                 parts.append(f"{sum(counts.values())} {name} ({_reasons(counts)})")
@@ -95,7 +96,7 @@ class BoxCounts:
             return "none of the given boxes lies in these inputs"
         low, high = self.recall.interval()
         return (
-            f"of {self.recall.faces} given faces the detector found {self.recall.found} by itself: "
+            f"of {counted(self.recall.faces, 'given face')} the detector found {self.recall.found} by itself: "
             f"recall {self.recall.share:.3f} [{low:.3f}, {high:.3f}]"
         )
 

@@ -25,6 +25,7 @@ from faceanon_engine.engine.job.layout import kept_private, released
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow
 from faceanon_engine.engine.job.settings import JobSettings
 from faceanon_engine.engine.system.below import remove_below, write_below
+from faceanon_engine.engine.system.printable import counted
 
 logger = logging.getLogger(__name__)
 
@@ -82,14 +83,16 @@ class Photos:
         failed = [row for row in rows if row.state in ("failed", "pending")]
         if failed:
             reasons = ", ".join(sorted({row.reason or "pending" for row in failed}))
-            return Settled("withheld", "unhandled", f"{_faces(len(failed))} could not be replaced ({reasons})")
+            return Settled("withheld", "unhandled", f"{counted(len(failed), 'face')} could not be replaced ({reasons})")
         if not rows and not self._settings.allow_faceless:
             return Settled("withheld", "no-face", "no face was found: --allow-faceless gives it back as it is")
         frames = {row.face: Frame.from_json(json.loads(row.frame)) for row in rows if row.frame is not None}
         lost = [row for row in rows if row.face not in frames or frames[row.face].box is None]
         if lost:
             # As no run of ours leaves it: what cannot be found again cannot be redacted either.
-            return Settled("withheld", "unhandled", f"of {_faces(len(lost))} the manifest does not say where it lies")
+            return Settled(
+                "withheld", "unhandled", f"of {counted(len(lost), 'face')} the manifest does not say where it lies"
+            )
         with self._reader.room_for(sample.path, _TIMES_READING):
             photo = read_image(sample.path).pixels
             given = self._anonymized(photo, rows, frames)
@@ -101,7 +104,9 @@ class Photos:
             seen = given.pixels if kind in LOSSLESS else _decoded(encoded)
             left = uncovered(self._reader.faces_of(seen), given.covered)
         if left:
-            return Settled("withheld", "uncovered", f"a second look found {_faces(len(left))} that nothing covers")
+            return Settled(
+                "withheld", "uncovered", f"a second look found {counted(len(left), 'face')} that nothing covers"
+            )
         folder = self._settings.folder
         write_below(folder.root, released(self.name(sample.key)), encoded, folder.private)
         return Settled("done")
@@ -131,10 +136,6 @@ class Photos:
         mesh = self._reader.mesh
         around = outline(size, (mesh.look(was), own), (mesh.look(new), size))
         return Piece(new, of_size(frame.affine, own, size), around, self._settings.match_colour)
-
-
-def _faces(count: int) -> str:
-    return "one face" if count == 1 else f"{count} faces"
 
 
 def _decoded(encoded: bytes) -> Pixels:

@@ -70,3 +70,8 @@ def first_line(error: BaseException, message: str | None = None) -> str:
     message: the part of it that matters, where not all of it does.
     """
     return shortened(((str(error) if message is None else message).splitlines() or [type(error).__name__])[0], 300)
+
+
+def counted(count: int, noun: str) -> str:
+    """So many of something: 1 face, 2 faces."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
