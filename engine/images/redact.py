@@ -57,6 +57,15 @@ def redact(
     return Pasted(result, covered)
 
 
+def shows(photo: Pixels, box: Floats | None) -> bool:
+    """Whether a part of a box float [4] lies in the photograph uint8 [H, W, 3]; never of None."""
+    if box is None:
+        return False
+    height, width = photo.shape[:2]
+    low, high = np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])
+    return bool((high >= 0).all() and (low <= [width - 1, height - 1]).all())
+
+
 def cover(covered: Mask, box: Floats) -> None:
     """Mark the place bool [H, W] of a box float [4] that is left as it is on purpose, as `redact` marks what it draws
     over."""

@@ -147,7 +147,7 @@ def _look_through_photos(
         planned.setdefault(sample.key, ())
         if row is None or row.output is None:
             inputs.append(_plan_photo(settings, names, sample, row))
-        elif is_given_back(settings.output, row):
+        elif is_given_back(settings.output, row, settings.allow_faceless):
             continue
         todo.append(sample)
     present = {sample.key for sample in samples}

@@ -20,7 +20,7 @@ from faceanon_engine.engine.images.decode import read_image
 from faceanon_engine.engine.images.encode import FORMATS_OF_SUFFIXES, LOSSLESS, encode_image
 from faceanon_engine.engine.images.paste import Pasted, Piece, of_size, outline, paste
 from faceanon_engine.engine.images.pixels import Pixels
-from faceanon_engine.engine.images.redact import cover, redact, uncovered
+from faceanon_engine.engine.images.redact import cover, redact, shows, uncovered
 from faceanon_engine.engine.job.layout import kept_private, released
 from faceanon_engine.engine.job.manifest import InputRow, ItemRow
 from faceanon_engine.engine.job.settings import JobSettings
@@ -95,6 +95,12 @@ class Photos:
             )
         with self._reader.room_for(sample.path, _TIMES_READING):
             photo = read_image(sample.path).pixels
+            outside = [row for row in rows if row.state == "redacted" and not shows(photo, frames[row.face].box)]
+            if outside:
+                # Boxes of a photograph of another size or orientation lie nowhere, and nothing would be redacted.
+                height, width = photo.shape[:2]
+                message = f"of {counted(len(outside), 'face')} nothing lies within its {width} x {height} pixels"
+                return Settled("withheld", "unhandled", f"{message}: give boxes in those of the upright photograph")
             given = self._anonymized(photo, rows, frames)
             del photo
             suffix = released(self.name(sample.key)).rpartition(".")[2].lower()

@@ -92,8 +92,10 @@ def has_name(row: ItemRow) -> bool:
     return row.output is not None or row.crop is not None
 
 
-def is_given_back(output: Path, known: InputRow) -> bool:
-    """Whether a photograph is recorded as given back and lies there."""
+def is_given_back(output: Path, known: InputRow, allow_faceless: bool) -> bool:
+    """Whether a photograph is recorded as given back and lies there, and may: an earlier run may have allowed more."""
+    if known.faces == 0 and not allow_faceless:
+        return False
     return known.state == "done" and known.output is not None and is_file_below(output, released(known.output))
 
 

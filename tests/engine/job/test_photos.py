@@ -115,6 +115,18 @@ def test_a_second_run_reads_only_what_was_withheld_and_may_allow_it(settings: Jo
     )
 
 
+def test_what_was_given_back_without_a_face_is_taken_back_where_that_is_no_longer_allowed(
+    settings: JobSettings,
+) -> None:
+    save(settings.input / "nobody.png", scene(())[0])
+    save(settings.input / "one.png", scene()[0])
+    assert run(replace(settings, allow_faceless=True)).exit_code == 0
+    observer = Told()
+    result = run(settings, observer)
+    assert (visible(settings.output), observer.already, result.exit_code) == (["one.png"], 1, 1)
+    assert states(settings) == {"nobody.png": ("withheld", "no-face"), "one.png": ("done", None)}
+
+
 def detail(pixels: np.ndarray) -> float:
     """How much pixels differ from their neighbours."""
     return float(np.abs(np.diff(pixels.astype(int), axis=0)).mean())
@@ -376,6 +388,22 @@ def test_given_boxes_count_beside_what_was_found_and_say_how_much_that_is(settin
     assert any("elsewhere.png" in note for note in observer.notes)
     with pytest.raises(UserError, match="boxes was"):
         run(replace(settings, boxes=None))
+
+
+def test_a_box_beside_the_photograph_withholds_it_as_nothing_was_redacted(settings: JobSettings) -> None:
+    """As boxes of a larger copy are, or of one that was not turned upright."""
+    save(settings.input / "a.png", scene(())[0])
+    save(settings.input / "b.png", scene()[0])
+    save(settings.input / "c.png", scene(())[0])
+    boxes = [("a.png", [500, 5, 530, 40]), ("b.png", [200, 280, 230, 310]), ("c.png", [400, 240, 530, 340])]
+    result = run(replace(settings, boxes=write_boxes(settings.input.parent / "boxes.csv", boxes)))
+    assert states(settings) == {
+        "a.png": ("withheld", "unhandled"),
+        "b.png": ("withheld", "unhandled"),
+        "c.png": ("done", None),
+    }
+    assert (visible(settings.output), result.exit_code) == (["c.png"], 1)
+    assert "420 x 260 pixels" in str(photos(settings)["a.png"].message)
 
 
 def test_boxes_of_other_pictures_are_refused(settings: JobSettings) -> None:
