@@ -71,7 +71,8 @@ def known_people(folder: Path, min_face: int, worker: Worker) -> KnownPeople:
             try:
                 read = future.result()
             except InputError as error:
-                raise UserError(f"{sample.path} cannot be used to keep somebody: {error.message}") from None
+                said = "no face was found in it" if error.reason == "no-face" else error.message
+                raise UserError(f"{sample.path} cannot be used to keep somebody: {said}") from None
             crops.append(read.faces[0].pixels)
             names.append(sample.relative.parts[0] if len(sample.relative.parts) > 1 else sample.relative.stem)
     threshold = threshold_of(recogniser.embed(worker.fakes(STRANGERS)), len(set(names)))

@@ -16,7 +16,7 @@ from faceanon_engine.engine.datasets.reader import Reader
 from faceanon_engine.engine.errors import UserError
 from faceanon_engine.engine.images import align
 from faceanon_engine.engine.images.align import Frame
-from faceanon_engine.engine.images.detect import Detection
+from faceanon_engine.engine.images.detect import Detection, FaceDetector
 from faceanon_engine.engine.job.dry_run import plan_job
 from faceanon_engine.engine.job.manifest import InputRow, Manifest
 from faceanon_engine.engine.job.report import JobObserver
@@ -404,6 +404,18 @@ def test_a_box_beside_the_photograph_withholds_it_as_nothing_was_redacted(settin
     }
     assert (visible(settings.output), result.exit_code) == (["c.png"], 1)
     assert "420 x 260 pixels" in str(photos(settings)["a.png"].message)
+
+
+def test_specks_of_a_crowd_are_redacted_without_a_look(settings: JobSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    canvas, _ = scene(())
+    save(settings.input / "a.png", canvas)
+    boxes = [("a.png", [20.0 * each, 100.0, 20.0 * each + 8, 109.0]) for each in range(20)]
+    monkeypatch.setattr(FaceDetector, "look_in", lambda *_: pytest.fail("a look at each takes minutes in a crowd"))
+    run(replace(settings, boxes=write_boxes(settings.input.parent / "boxes.csv", boxes)))
+    assert [(row.state, row.reason) for row in items(settings)] == [("redacted", "too-small")] * 20
+    given = released(settings, "a.png")
+    assert detail(given[101:108, 21:27]) < detail(canvas[101:108, 21:27])
+    assert states(settings) == {"a.png": ("done", None)}
 
 
 def test_boxes_of_other_pictures_are_refused(settings: JobSettings) -> None:
