@@ -42,7 +42,7 @@ def plan_job(settings: JobSettings, *, make_worker: WorkerFactory | None = None)
     photos = {row.path: row for row in (*inputs.values(), *update.inputs)} if settings.gives_photos else {}
     reader = reader_of(settings, beginning.worker.resolution, beginning.boxes)
     items = [
-        *_kept(beginning.samples, listing),
+        *_kept(beginning.samples, listing, photos),
         *_to_do(settings, listing, reader, photos),
         *map(_failing, update.vanished),
         *(_failing_photo(row) for row in update.inputs if row.reason == "missing"),
@@ -61,10 +61,12 @@ def _recorded(folder: JobFolder) -> tuple[Mapping[str, InputRow], Rows]:
         return manifest.inputs(), by_input(manifest.items())
 
 
-def _kept(samples: Sequence[Sample], listing: Listing) -> list[PlannedItem]:
+def _kept(samples: Sequence[Sample], listing: Listing, photos: Mapping[str, InputRow]) -> list[PlannedItem]:
     """Faces of inputs of which nothing is left to do."""
     todo = {sample.key for sample in listing.todo}
-    return [_keeping(row) for sample in samples if sample.key not in todo for row in listing.rows[sample.key]]
+    done = [sample.key for sample in samples if sample.key not in todo]
+    names = {key: photos[key].output if key in photos else None for key in done}
+    return [_keeping(row, names[key]) for key in done for row in listing.rows[key]]
 
 
 def _to_do(

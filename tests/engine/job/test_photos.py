@@ -448,3 +448,10 @@ def test_of_an_animation_the_first_picture_is_taken_and_that_is_said(settings: J
     assert run(replace(settings, results=kind), observer).exit_code == 0
     assert {key: row.pictures for key, row in photos(settings).items()} == {"moving.webp": 2, "still.png": None}
     assert any("of moving.webp, which holds 2 pictures, only the first was read" in note for note in observer.notes)
+
+
+def test_a_dry_run_names_the_photograph_of_faces_that_are_done(settings: JobSettings) -> None:
+    save(settings.input / "one.png", scene()[0])
+    run(settings)
+    plan = plan_job(settings, make_worker=FakeWorker)
+    assert [(item.action, item.output) for item in plan.items] == [("keep", "one.png")]
