@@ -25,6 +25,7 @@ ENGINE_ROOMS = (
     "datasets",
     "sessions",
     "method",
+    "privacy",
     "bench",
     "doctor",
     "job",
