@@ -25,7 +25,6 @@ ENGINE_ROOMS = (
     "datasets",
     "sessions",
     "method",
-    "privacy",
     "bench",
     "doctor",
     "job",
